@@ -20,8 +20,8 @@
 # - say when it is exact to leave out the tool's tokens, and compute the error when it is not.
 #
 # **You need** lesson 11 (verifiable rewards, GRPO) and lesson 12 (direct preference optimisation, DPO).
-# Soft values (lesson 13), online DPO (lesson 14) and KTO (lesson 14b) are recalled in a sentence.
-# About 50 minutes to read and 70 for the exercises.
+# Soft values (lesson 13) and online DPO (lesson 14) are recalled in a sentence.
+# About 30 minutes to read and 70 for the exercises.
 
 # %%
 import copy
@@ -31,7 +31,7 @@ from functools import partial
 import pandas as pd
 import torch
 
-from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
+from minirlhf import core, experiments, loops, models, rewards, show, tasks
 from minirlhf.classroom import FAST, check
 
 # %% [markdown]
@@ -47,41 +47,68 @@ from minirlhf.classroom import FAST, check
 # | tool | `{3901}` | its *result* |
 # | policy | `3906` | the *answer* to the prompt `47*83+5=` |
 #
-# Training changes only the policy, so only the policy's tokens belong in the loss. The **action
-# mask** $m_t$ is 1 if the policy chose token $t$, and 0 if the tool wrote it. Lesson 12's log-ratio of
-# policy and reference becomes a sum over the policy's tokens:
+# Which of these tokens belong in the loss? Training changes only the policy, so only the policy's own. The
+# **action mask** $m_t$ is 1 if the policy chose token $t$, and 0 if the tool wrote it. Lesson 12's
+# log-ratio of policy and reference becomes a sum over the policy's tokens:
 #
 # $$ h(y) = \sum_t m_t \big[ \log \pi(y_t \mid s_t) - \log \pi_{\text{ref}}(y_t \mid s_t) \big] . $$
 #
 # Here $s_t$ is the prompt and *all* tokens before $y_t$, those of the tool included: the policy reads
 # what the tool wrote. A pair has the difference $\Delta h = h(\text{chosen}) - h(\text{rejected})$, and
 # its loss is that of lesson 12, $-\log \sigma(\beta\, \Delta h)$. This is *multi-turn DPO* (Xiong et
-# al. 2024). Lesson 12 wrote $h$ for the difference, our $\Delta h$, and called $\beta$ times it the
-# *margin*.
+# al. 2024). Lesson 12 wrote $h$ for the difference, our $\Delta h$.
 
 # %% [markdown]
-# **Predict.** Here are the tokens of one response: `[ 4 7 * 8 3 ] { 3 9 0 1 } 3 9 0 6 EOS`. For which of
-# them is $m_t = 1$?
+# **Predict.** The prompt is `2*3+1=`, and here are the tokens of a response: `[ 2 * 3 ] { 6 } 7 EOS`. For
+# which of them is $m_t = 1$?
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The policy chose `[ 4 7 * 8 3 ]` and `3 9 0 6 EOS`. The tool wrote `{ 3 9 0 1 }`, with both curly
-# brackets. The `]` is the policy's decision to *end* the call, and the EOS to end the response. Both are
-# learned.
+# For all but `{ 6 }`. The `]` is the policy's decision to *end* the call, and the EOS to end the response.
+# Both are learned.
 # </details>
+#
+# **An example with numbers.** Let this be the chosen response of a pair. The policy has trained a little, so
+# each token has a log-ratio:
+#
+# | token | `[` | `2` | `*` | `3` | `]` | `{` | `6` | `}` | `7` | EOS |
+# |---|---|---|---|---|---|---|---|---|---|---|
+# | $\log \pi - \log \pi_{\text{ref}}$ | 0.3 | 0.0 | 0.0 | 0.1 | 0.0 | 2.0 | 0.5 | 1.5 | 0.1 | 0.0 |
+# | $m_t$ | 1 | 1 | 1 | 1 | 1 | 0 | 0 | 0 | 1 | 1 |
+#
+# The policy's tokens add up to $h(\text{chosen})$ = 0.5, and the tool's to 4.0. The rejected response is a
+# wrong answer without a call. The policy chose all its tokens, and they add up to $h(\text{rejected})$ =
+# −0.3. So $\Delta h$ is 0.5 + 0.3 = 0.8, and with $\beta = 0.1$ the loss is $-\log \sigma(0.08)$ = 0.65.
+# Now forget the mask. Then the tool's 4.0 is counted too: $\Delta h$ is 4.8, and the loss is 0.48. The
+# package gives the same numbers:
+
+# %%
+log_ratio = torch.tensor([[0.3, 0.0, 0.0, 0.1, 0.0, 2.0, 0.5, 1.5, 0.1, 0.0]])
+m = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0, 1, 1]]).bool()
+rejected, zero = torch.tensor([-0.3]), torch.zeros(1)
+table = {}
+for name, counted in {"with the mask": m, "without": torch.ones_like(m)}.items():
+    chosen = core.sequence_logprobs(log_ratio, counted)
+    # the reference is already subtracted, so its two numbers are 0
+    loss = core.dpo(chosen, rejected, zero, zero, beta=0.1)
+    table[name] = {"difference": (chosen - rejected).item(), "loss": loss.item()}
+pd.DataFrame(table).T.round(2)
+
+# %% [markdown]
+# It is the same policy in both rows. Without the mask the loss is lower, because this policy predicts the
+# tool better than the reference does. That does not help: the tool writes its tokens in any case.
 
 # %% [markdown]
 # ## 2. Taking turns
 #
-# `tiny-agent` is a GPT-2 of 0.8 million parameters. A token is one character. A problem is a
-# product of two two-digit numbers, plus or minus a number. The last examples of its training were 30 %
-# right calls, 10 % wrong calls and 60 % answers *in the head*, without a call. These start with `~`.
-# Products are too hard for its head: only 2 % of such answers are right.
+# How is such a response sampled? The policy samples token by token until it writes `]`. Then the tool reads
+# the token ids up to there and appends its own, and the policy goes on.
 #
-# The policy samples token by token until it writes `]`. Then the tool reads the token ids up to there and
-# appends its own, and the policy goes on. The text is not tokenised again, because that can give
-# other tokens than those that were sampled.
+# `tiny-agent` is a GPT-2 of 0.8 million parameters. A token is one character. A problem is a product of two
+# two-digit numbers, plus or minus a number. tiny-agent calls the calculator in 40 % of its responses. The
+# others are answers *in the head*, and start with `~`. Products are too hard for its head: only 2 % of
+# such answers are right.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -119,23 +146,10 @@ pd.DataFrame(
 # of the six with a call: each has copied one digit wrongly.
 #
 # A batch has two masks. `response_mask` is true at every token of the response and false at padding.
-# `action_mask` is true only at the tokens that the policy chose. The figure shows the log-probabilities of
-# the first three responses with a call. The stronger the orange, the less likely the token was. The tool's
-# tokens are grey.
-
-# %%
-calls = (~batch.action_mask & batch.response_mask).any(1)
-some = batch.select(calls.nonzero()[:3, 0])
-table = evaluate.token_table(
-    some, tokenizer, actor=start, temperature=1.0, alternatives=5
-)
-show.microscope(table, "logprob", text="all")
+# `action_mask` is true only at the tokens that the policy chose.
 
 # %% [markdown]
-# Most tokens are nearly certain. The first one is not: `[` has about −0.9, a probability of 0.4. The two wrong digits stand out, with less than 1 %.
-
-# %% [markdown]
-# ## 3. Is it right? A tool that always gives the same result
+# ## 3. When is the mask exact?
 #
 # Lesson 12 began with the best policy $\pi^*$, which has the highest expected reward minus KL penalty.
 # It satisfies
@@ -144,44 +158,39 @@ show.microscope(table, "logprob", text="all")
 #
 # and DPO puts this into the Bradley-Terry model. Does it still hold with the masked sum $h$?
 #
-# The probability of a response is now a product of the policy's probabilities and the tool's. The tool
-# is the same for policy and reference, so its probabilities cancel in the ratio, and $h$ remains.
-# Without the mask nothing cancels. The loss then has two *guesses* of what the tool will write: the
-# policy's and the reference's.
+# **Is $h$ still the log-ratio?** Yes. The probability of a response is now a product of the policy's
+# probabilities and the tool's. The tool is the same for policy and reference, so its probabilities cancel
+# in the ratio. What remains is $h$.
 #
-# But is $r = \beta h + \text{constant}$ still the equation of the *best* policy? Take two responses with
-# the same call. The equation makes the one with the better result likelier. The policy cannot do this: it
-# chooses the call, but not the result. If the tool **always gives the same result to the same call**, there
-# are no two such responses, and the equation holds. So for a calculator, a compiler or a fixed database,
-# masked DPO is exact: its minimum is $\pi^*$. As in lesson 12, this needs pairs of all responses,
-# Bradley-Terry labels and a network that can represent $\pi^*$.
+# **Can a policy satisfy the equation?** Take two responses with the same call. The equation makes the one
+# with the better result likelier. The policy cannot do this: it chooses the call, but not the result. If
+# the tool **always gives the same result to the same call**, there are no two such responses, and the
+# equation holds. So for a calculator, a compiler or a fixed database, masked DPO is exact: its minimum is
+# $\pi^*$, under the conditions of lesson 12.
 
 # %% [markdown]
-# ## 4. And a tool that is sometimes wrong?
+# ## 4. What does DPO leave out if the result is random?
 #
-# A search engine may answer differently tomorrow. A small world shows what this changes.
+# A search engine may answer differently tomorrow. Then the equation of section 3 lacks a term, which we
+# compute in a small world.
 #
-# The policy acts twice. First it calls a tool. The *fast* tool is right in 80 % of the calls. The *slow*
-# one is always right, but it costs 0.1. The policy sees whether the result is right. Then it passes the
-# result on (reward 1 if right, −1 if wrong) or says *I do not know* (reward 0). The reference tosses a
-# coin for every action.
+# **The world.** The policy acts twice. First it calls a tool. The *fast* tool is right in 80 % of the
+# calls. The *slow* one is always right, but it costs 0.1. The policy sees whether the result is right. Then
+# it passes the result on (reward 1 if right, −1 if wrong) or says *I do not know* (reward 0). The reference
+# tosses a coin for every action. Take $\beta = 0.2$.
 #
-# The objective is $J = E[r] - \beta\, \text{KL}(\pi \| \pi_{\text{ref}})$, the expected reward minus the KL
-# penalty. The reference has no penalty, so its $J$ is its expected reward, 0.35. For the largest $J$ we go
-# backwards, from the last *situation* in which the policy acts to the first. If the *actions* $c$ of a
-# situation have rewards $r(c)$, the best policy is
-# $\pi^*(c) = \pi_{\text{ref}}(c)\, e^{(r(c) - V)/\beta}$. Its probabilities add up to 1, so
+# **What lesson 13 tells us.** A *situation* is a moment in which the policy acts. Let its *actions* $c$ have
+# the rewards $r(c)$. Then the situation has the *soft value*
 #
-# $$ V = \beta \log \sum_c \pi_{\text{ref}}(c)\, e^{r(c)/\beta} . $$
+# $$ V = \beta \log \sum_c \pi_{\text{ref}}(c)\, e^{r(c)/\beta} , $$
 #
-# This is the *soft value* of lesson 13, a soft maximum of the rewards. Solve the equation of $\pi^*(c)$ for
-# $V$:
+# and the best policy satisfies
 #
-# $$ V = r(c) - \beta \log \frac{\pi^*(c)}{\pi_{\text{ref}}(c)} . $$
+# $$ \beta \log \frac{\pi^*(c)}{\pi_{\text{ref}}(c)} = r(c) - V . $$
 #
-# Reward minus penalty is $V$ for *every* action. So $V$ is the value of the situation. Take $\beta = 0.2$.
+# In words: $\beta$ times the log-ratio is the value of the action minus the value of the situation.
 #
-# *After the result* the rewards and the values are:
+# Now we go backwards. *After the result* the rewards and the values are:
 #
 # | result | passing on | *I do not know* | $V$ |
 # |---|---|---|---|
@@ -191,14 +200,11 @@ show.microscope(table, "logprob", text="all")
 #
 # *Before the result*, $Q(\text{tool})$ is the value of the action *call this tool*. It is the *mean* of
 # $V$ over the results, because nobody chooses them: $Q = 0.8 \cdot 0.86 - 0.2 \cdot 0.14$ = 0.66 for the
-# fast tool. The slow one has one result, so $Q = V$ = 0.76.
+# fast tool. The slow one has one result, so $Q = V$ = 0.76. *At the start* the policy chooses between the
+# two $Q$. The soft value of this is $V_0$ = 0.72.
 #
-# *At the start* the policy chooses the tool, so $V_0$ is the soft maximum of the two $Q$: 0.72. It is the
-# largest $J$.
-#
-# So in each situation, $\beta$ times the log-ratio of $\pi^*$ is the value of the action minus the value
-# of the situation. That is $Q(\text{tool}) - V_0$ for the first action and $r - V(\text{result})$ for the
-# second. Their sum is
+# A response has two actions. $\beta$ times the log-ratio is $Q(\text{tool}) - V_0$ for the first one, and
+# $r - V(\text{result})$ for the second. The sum is
 #
 # $$ \beta\, h^*(y) = r(y) - V_0 - \big[ V(\text{result}) - Q(\text{tool}) \big] . $$
 #
@@ -216,72 +222,33 @@ columns = {"Q": q, "right result: V - Q": luck[:, 0], "wrong result: V - Q": luc
 pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 
 # %% [markdown]
-# DPO leaves out the bracket: its loss asks for $\beta h = r + k$ with one constant $k$. No policy satisfies
-# this. After a given result, only the second part of $\beta h$ depends on the second action. So this part
-# has to be $r$ minus a number. The probabilities of the second actions add up to 1, so the number is
-# $V(\text{result})$. Then $V(\text{result}) + k$ remains for the first action: for the fast tool $0.86 + k$
-# if the result is right, and $-0.14 + k$ if it is wrong. But the first action comes before the result and
-# has one probability.
+# **DPO leaves out the bracket.** Its loss asks for $\beta h = r + k$ with one constant $k$. After a given
+# result, the second action contributes $r - V(\text{result})$, as above. So $V(\text{result}) + k$ remains
+# for the first action. For the call of the fast tool this makes two demands:
 #
-# **Predict.** Take DPO with and without the action mask. Without it, the loss has the two guesses of
-# section 3. Let the reference's guess be perfect: of the fast tool it expects a right result with 80 %. Does each call the fast tool more often than the best policy, less often, or
-# about as often? Which has the higher $J$, and is it the same one for every $\beta$?
-
-
-# %% tags=["predict"]
-def optima(beta):
-    return {
-        "the best policy": world.optimum(beta=beta),
-        "DPO with the mask": world.masked_optimum(beta=beta),
-        "DPO without the mask": world.unmasked_optimum(beta=beta)[:2],
-    }
-
-
-# %% tags=["predict"]
-table = {}
-for beta in (0.2, 0.5, 1.0):
-    for name, policy in optima(beta).items():
-        first, second = (x.exp() for x in policy)
-        table[beta, name] = {
-            "takes the fast tool": first[0].item(),
-            "passes on if right": second[0, 0, 0].item(),
-            "if wrong": second[0, 1, 0].item(),
-            "J": world.objective(*policy, beta=beta).item(),
-        }
-pd.DataFrame(table).T.rename_axis(["beta", ""]).round(4)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
+# $$ \beta \log \frac{\pi(\text{fast})}{\pi_{\text{ref}}(\text{fast})} = \phantom{-}0.86 + k
+# \quad \text{if the result is right,} $$
 #
-# The numbers are for $\beta = 0.2$.
+# $$ \beta \log \frac{\pi(\text{fast})}{\pi_{\text{ref}}(\text{fast})} = -0.14 + k
+# \quad \text{if the result is wrong.} $$
 #
-# - **Without the mask only the first action is wrong.** DPO takes the fast tool with probability 0.569,
-#   the best policy with 0.378. DPO is an optimist here: its loss also falls when a good *result* gets
-#   likelier. So its guess goes from 80 % right results of the fast tool to 99.8 %.
-# - **With the mask the first action is nearly right, 0.376, but the second is not.** After a wrong
-#   result DPO wants both actions to be less likely, by the bad luck, and after a right one both to be more
-#   likely. Two probabilities that add up to 1 can do neither. The one near 1 hardly moves, so the small one
-#   does: passing a wrong result on falls from 0.7 % to 0.01 %, and *I do not know* after a right one rises
-#   from 0.7 % to 1.9 %. Here the second error costs more.
-# - **Which error costs more depends on $\beta$.** At 0.2 the mask is better: $J$ is 0.7184 with it, and
-#   0.7039 without. At 0.5 and at 1, DPO *without* the mask is a little better.
-# </details>
+# The left sides are the same number, because the call comes before the result. So no policy satisfies both
+# lines, and DPO's minimum is a compromise. In this world its call is nearly right, and its action after the
+# result is wrong: it says *I do not know* after 1.9 % of the right results, and the best policy after 0.7 %.
 #
-# **What helps?** Subtract the luck from the rewards, and masked DPO is exact again: it takes the fast tool
-# with 0.378 and passes a wrong result on with 0.7 %. For a real tool you have to estimate $V$ and $Q$. GRPO
-# (lesson 11) with the mask needs no repair. The policy gradient weights each action by its *return*: the
-# rewards after it minus the later penalties. Over the tool's results and the later actions, its mean is the
-# $Q$ of the current policy. So the luck averages out.
+# **What should you do?** GRPO (lesson 11) with the mask does not have this error: it averages over the
+# tool's results, and the mean of the luck is zero. "Going further" has a repair for DPO, and a case in
+# which the luck does no harm.
 
 # %% [markdown]
 # ## 5. One step of multi-turn DPO
 #
-# This is lesson 14's online DPO: at each step the policy writes new pairs. Three things change: the sampler
-# has a tool, a rule judges, and the sum has the action mask. A prompt whose eight responses are all right
-# or all wrong gives no pair.
+# How does an agent train on its own responses? As in lesson 14's online DPO: at each step the policy writes
+# new pairs. Three things change: the sampler has a tool, a rule judges, and the sum has the action mask.
 #
-# `models.policy_logprobs` sets the tool's tokens to 0 for you. `every_logprob` does not: the mask goes in
-# at step 4 only. `masked=False` puts the response mask there, as if you had forgotten the tool.
+# `models.policy_logprobs` sets the tool's tokens to 0 for you. `every_logprob` does not, so that you see
+# where the mask goes in: at step 4 only. `masked=False` puts the response mask there, as if you had
+# forgotten the tool.
 
 # %%
 train = [p.prompt for p in tasks.calculator.problems("train", 2000, seed=1)]
@@ -291,6 +258,7 @@ optimizer = loops.make_optimizer(actor, plain)
 generator = torch.Generator().manual_seed(0)
 
 
+# %%
 def every_logprob(model, batch):
     """Log-probabilities of all response tokens, the tool's included, (B, R)."""
     return models.policy_logprobs(
@@ -304,13 +272,14 @@ def agent_step(index, masked=True):
     options = {"eos_id": eos, "config": sampling, "samples_per_prompt": 8}
     options |= {"generator": generator, "tool": calculator}
     batch = models.sample(actor, ids, mask, **options)
-    # 2. The rule's score, one row per prompt: 1 if the answer is right, else 0.
+    # 2. The rule's score: 1 if the answer is right, else 0. A row has one prompt.
     scores = score(batch).view(-1, 8)
     # 3. A pair for each prompt that has both: a right response and a wrong one.
-    first = torch.arange(len(scores)) * 8
-    differ = scores.amax(1) > scores.amin(1)
-    chosen = (first + scores.argmax(1))[differ]
-    rejected = (first + scores.argmin(1))[differ]
+    first = torch.arange(len(scores)) * 8  # where each prompt's responses begin
+    differ = scores.amax(1) > scores.amin(1)  # False if all are right, or all wrong
+    chosen = (first + scores.argmax(1))[differ]  # the first right response
+    rejected = (first + scores.argmin(1))[differ]  # the first wrong one
+    # the chosen ones come first; chunk(2) in step 6 parts them from the rejected ones
     pairs = batch.select(torch.cat([chosen, rejected]))
     # 4. The mask: which tokens count, (B, R).
     own = pairs.action_mask if masked else pairs.response_mask
@@ -327,8 +296,8 @@ def agent_step(index, masked=True):
 
 
 # %% [markdown]
-# `train_online` is the package's loop. `formulas` are the functions that it calls: here the sampler gets
-# the calculator. With its `plain` settings the loop leaves the same weights.
+# `train_online` is the package's loop. We give its sampler the calculator. With `plain` settings it then
+# leaves the same weights.
 
 # %%
 steps = 2 if FAST else 4  # FAST=1 is for the tests of this page
@@ -348,10 +317,10 @@ assert models.same_weights(actor, other)
 log.round(3)
 
 # %% [markdown]
-# The first loss is $\log 2$ = 0.693, as for every DPO that starts at its reference. *right* is the
-# share of right answers among the 256 responses of a step.
+# The first loss is $\log 2$ = 0.693, because the policy starts at its reference. *right* is the share of
+# right answers.
 #
-# **Predict.** The next cell runs 36 steps with the mask and 36 without. Which of
+# **Predict.** The next cell runs 36 steps with the mask and 36 without. It takes about a minute. Which of
 # the two has the lower loss at the end? Which has more right answers?
 
 # %% tags=["predict"]
@@ -376,87 +345,45 @@ show.lines(panels, xlabel="step")
 # shows that the mask is missing.
 # </details>
 #
-# **Why do the policy's own tokens learn less?** tiny-agent was trained with the action mask too, so it
-# gives the tool's `{` about −13 nats and its `}` about −10, which is easy to raise. Without the mask the
-# tool's tokens, a fifth of all, give about nine tenths of the squared norm of the first gradient. Adam's
-# steps are about equally long, however large the gradient is. So little is left for the policy's own
-# tokens.
+# **Why does the policy learn less without the mask?** One thing leads to the next. The values of $\Delta h$
+# are from the runs of section 6.
+#
+# 1. *Predicting the tool separates the pairs.* At the start a result is in 96 % of the right responses, and
+#    in 15 % of the wrong ones. So a policy that predicts the calculator raises the right responses.
+# 2. *This is easy.* tiny-agent was trained with the mask, so it has never learnt to predict its tool. It
+#    gives the tool's `{` about −13 nats and its `}` about −10.
+# 3. *So $\Delta h$ grows there.* It ends at 14.83 nats, and 14.28 of them are on the tool's tokens: 96 %.
+#    Only 0.55 are on the policy's own.
+# 4. *DPO takes such a pair for learnt.* It weights a pair with $\sigma(-\beta\, \Delta h)$ (lesson 12).
+#    At 14.83 nats the weight is 0.18. With the mask $\Delta h$ ends at 2.05 nats, where it is 0.45.
+#
+# A model that already predicts its tool well has less to gain in the second link, and may lose less.
 
 # %% [markdown]
-# ## 6. Does it matter? Three iterations on tiny-agent
+# ## 6. Does the mask matter on new problems?
 #
-# `minirlhf experiment multi_turn` has recorded runs with three seeds, tested on *held-out* problems, which
-# are not in the training. An *iteration* is: sample eight responses to each of 384 problems, make the
-# pairs, take 12 steps on them. A run is three iterations, with $\beta = 0.1$ as in section 5. Its learning
-# rate decays, so do not compare the two. We compare DPO, Kahneman-Tversky optimisation (KTO, lesson 14b:
-# single responses, labelled right or wrong) and GRPO, which samples anew for each step. The columns of the
-# table:
+# `minirlhf experiment multi_turn` has trained tiny-agent with DPO and with GRPO, with the mask and without,
+# on three seeds. The tests use *held-out* problems, which are not in the training. The first column is the
+# share of right answers among samples at temperature 1. The second has *greedy* answers: each token is the
+# likeliest one. In brackets are the lowest and the highest seed.
 #
-# | column | what it is |
-# |---|---|
-# | right answers | pass@1: the share of right ones among single samples at temperature 1, here 16 for each of 400 problems (the figure has one of each) |
-# | calls | the share of all responses that have a call |
-# | right numbers | the share of these calls that have the prompt's product |
-# | own tokens, tool's | the two parts of $\Delta h$ (the record's `margin`, without $\beta$). The pairs are a right and a wrong response that tiny-agent wrote before training |
-# | in brackets | the lowest and the highest seed |
-#
-# **Predict.** Do KTO and GRPO need the mask as much as DPO? Without the mask, does a policy learn to call,
-# to copy the numbers, or both?
-
-# %% tags=["predict"]
-history = experiments.results("multi_turn_history")
-four = ["dpo", "dpo, no mask", "grpo", "grpo, no mask"]
-show.curves(
-    history[history.variant.isin(four)],
-    columns="right",
-    labels={"right": "share of right answers"},
-)
+# **Predict.** How many samples are right after 36 steps, with the mask and without? The start has 0.32.
+# Does GRPO need the mask as much as DPO?
 
 # %% tags=["predict"]
 runs = experiments.results("multi_turn")
-runs["margin_on_own"] = runs.margin - runs.margin_on_tool
-runs["calls"] = 1 - runs["no call"]
-runs["right numbers"] = runs["right call"] / runs.calls
-columns = {"pass_1": "right answers", "calls": "calls"}
-columns["right numbers"] = "right numbers, of the calls"
-columns |= {"margin_on_own": "own tokens, nats", "margin_on_tool": "tool's, nats"}
-methods = ["dpo", "dpo, no mask", "kto", "kto, no mask", "grpo", "grpo, no mask"]
-experiments.shown(runs[runs.variant.isin(["start", *methods])], columns)
+columns = {"pass_1": "right samples", "greedy": "right greedy answers"}
+methods = ["start", "dpo", "dpo, no mask", "grpo", "grpo, no mask"]
+experiments.shown(runs[runs.variant.isin(methods)], columns)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **With the mask, samples are better.** Right answers rise from 0.32 to 0.56 (DPO), 0.57 (KTO) and 0.58
-#   (GRPO). Without it they reach only 0.40, 0.41 and 0.42. The gap is there on every seed.
-# - **Without the mask the policy learns to call, but less, and it does not learn to copy.** DPO raises
-#   the calls from 0.40 to 0.54 without the mask, and to 0.63 with it. At the start 0.79 of the calls
-#   have the right numbers. Without the mask 0.77 have, and with it 0.91.
-# - **Without the mask, training is spent on the tool's tokens.** Of DPO's $\Delta h$ of 14.83 nats, 14.28
-#   are on the tool's tokens: 96 %. Only 0.55 are on the policy's own, and with the mask 2.05.
-# - **Greedy answers are nearly all right.** With the mask, DPO's samples still answer 37 % in the head. But
-#   of its greedy answers 0.98 are right, against 0.025 at the start: for nearly every prompt, calling is
-#   now the likelier choice. Without the mask it is 0.97.
-# </details>
-
-# %% [markdown]
-# **A calculator that errs.** Now one call in five gets a wrong result, in training and in the test: one
-# digit is changed, such as `{3981}` for `{3901}`. By section 4, DPO then leaves out a transition term, and
-# GRPO does not. *Right calls* is the share of all responses that call with the prompt's product, whatever
-# the result.
+# With the mask, right samples rise from 0.32 to 0.56 (DPO) and 0.58 (GRPO). Without it they reach only 0.40
+# and 0.42. So GRPO needs the mask as much as DPO. The gap is there on every seed.
 #
-# **Predict.** Without errors GRPO ends 0.02 above DPO. Will the gap be larger with errors?
-
-# %% tags=["predict"]
-with_errors = [f"{name}; the tool errs" for name in ["start", *methods]]
-columns = {"pass_1": "right answers", "right call": "right calls"}
-experiments.shown(runs[runs.variant.isin(with_errors)], columns)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# No: GRPO is again 0.02 above DPO. In section 4 masked DPO gets the *call* nearly right, and the action
-# *after* the result wrong. Here that action cannot depend on the error: nothing tells the policy that a
-# result is wrong, and it has no *I do not know*. **A random tool does not always hurt DPO.**
+# The gap is one of samples. Greedy answers are nearly all right in either case: DPO has 0.98 with the mask
+# and 0.97 without.
 # </details>
 
 # %% [markdown]
@@ -465,9 +392,9 @@ experiments.shown(runs[runs.variant.isin(with_errors)], columns)
 # - The **action mask** is true at the tokens that the policy chose, the end of a call and the EOS
 #   included. Multi-turn DPO sums its log-ratio over these tokens.
 # - If the same call always gets the same result, this is exact. If not, DPO leaves out the luck of the
-#   result (the transition term), and this distorts the actions after it.
-# - Without the mask, training is spent on predicting the tool, and the loss looks *better*. With several
-#   tools, the policy can also become an optimist.
+#   result (the transition term).
+# - Without the mask, training is spent on predicting the tool. The loss looks *better*, and the agent is
+#   worse.
 #
 # ## Exercises
 #
@@ -533,13 +460,16 @@ check.luck_of_a_result(luck_of_a_result)
 
 # %% [markdown] tags=["exercise"]
 # **3. Find the bug** *(medium, 15 minutes)*. A colleague trains `tiny-agent` as in section 6. The loss
-# falls nicely, but the share of right answers does not move. The figure shows two real runs of DPO: the
-# right one is recorded in section 6, and the colleague's has the same settings and the mask below.
-# `by_policy` (B, R) is true where the policy wrote the token; at padding it can be anything.
+# falls nicely, but the share of right answers does not move. The figure shows two real runs of DPO. One has
+# the right mask and is in the record of section 6. The colleague's has the same settings and the mask
+# below. `mask_of` builds the mask of step 4 in section 5, `own`. The columns of all its tensors are
+# the tokens of the response, as there. `by_policy` (B, R) is true where the policy wrote the token; at
+# padding it can be anything.
 #
 # First on paper, for `[ 7 ] { 7 } 7 EOS`. Which two tokens have no loss and should have one? Which
 # token has a loss and should have none? Which of the three explains that the agent does not learn to
-# call, and which one that the loss falls? Then mend `mask_of`, and run the check in the last cell.
+# call, and which one that the loss falls? Then mend `mask_of` in the cell below the figure, and run the
+# check under it.
 #
 # *Hint:* write both masks of the eight tokens under each other, the right one and the colleague's.
 #
@@ -664,26 +594,67 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # ## Going further
 #
-# **What else weakens the policy's own tokens without the mask?** Section 5 gives the share of the tool's
-# tokens in DPO's gradient. In GRPO's it is three quarters. DPO also weights each pair with
-# $\sigma(-\beta\, \Delta h)$ (lesson 12). Take $\beta = 0.1$, as in section 6, and the mean $\Delta h$
-# of its table. Without the mask $\Delta h$ is 14.83 nats, so $\beta\, \Delta h$ is 1.48 and the weight
-# 0.19. With the mask $\Delta h$ has only the policy's tokens, 2.05 nats, and the weight is 0.45.
+# **Why does the policy learn less without the mask? A second reason.** The tool's tokens are a fifth of all.
+# They give about nine tenths of the squared norm of DPO's first gradient, and about three quarters of
+# GRPO's. Adam's steps are about equally long, however large the gradient is. So little is left for the
+# policy's own tokens. With the mask, the tool's part of $\Delta h$ *falls* in section 6, by 1.5 to 2.2 nats.
+# The policy does not write these tokens, so this does no harm.
 #
-# **Why does a result raise $\Delta h$ so easily?** At the start a result is in 96 % of the right
-# responses, and in 15 % of the wrong ones. So predicting what the calculator writes raises the right
-# responses above the wrong ones. A model that already knows what its tool writes has less to gain there,
-# and may lose less. With the mask the tool's part of $\Delta h$ *falls*, by 1.5 to 2.2 nats. The policy
-# does not write these tokens, so this does no harm.
+# **How were the runs of section 6 made?** An *iteration* is: sample eight responses to each of 384 problems,
+# make the pairs, take 12 steps on them. A run is three iterations, with $\beta = 0.1$ as in section 5. Its
+# learning rate decays, so do not compare its numbers with those of section 5. GRPO samples anew for each
+# step. The test has 16 samples for each of 400 problems. $\Delta h$ is the record's `margin`, without
+# $\beta$. Its pairs are a right and a wrong response that tiny-agent wrote before training.
 #
-# **What do the calculator's errors cost?** With the mask they lower right answers from 0.57 to 0.44, by
+# **Single responses.** The record also has Kahneman-Tversky optimisation (KTO, lesson 14b). It learns from
+# single responses, labelled right or wrong, and needs the mask as much as DPO: 0.57 of its answers are right
+# with it, and 0.41 without.
+#
+# **What is learnt in section 6?** *To call, in each case.* DPO raises the share of responses with a call from
+# 0.40 to 0.54 without the mask, and to 0.63 with it. *To copy the numbers, only with the mask.* At the start
+# 0.79 of the calls have the prompt's product. Without the mask 0.77 have, and with it 0.91.
+#
+# **Why are greedy answers right, and samples not?** With the mask, DPO's samples still answer 37 % in the
+# head. But for nearly every prompt calling is now the likelier choice. At the start only 0.025 of the
+# greedy answers are right.
+#
+# **A calculator that errs.** The record also has runs in which one call in five gets a wrong result, in
+# training and in the test: one digit is changed, such as `{3981}` for `{3901}`. By section 4, DPO then
+# leaves out a transition term, and GRPO does not. But GRPO's lead over DPO is 0.02 without errors, and
+# again 0.02 with them. The reason: masked DPO gets the *call* nearly right, and the action *after* the
+# result wrong. Here that action cannot depend on the error. Nothing tells the policy that a result is
+# wrong, and it has no *I do not know*. So a random tool does not always hurt DPO.
+#
+# **What do these errors cost?** With the mask they lower right answers from 0.57 to 0.44, by
 # 0.13 (means of the three methods). One wrong result in five explains most of this: 0.57 / 5 = 0.11. The
 # rest has two sources. By chance the test's calculator erred in 21 % of the calls. And right calls, counted
 # without errors, fall by 0.005. Without the mask fewer answers are right, so errors cost less: 0.07 to 0.09.
 #
-# **Without the mask, for any guess.** In section 4 the reference's guess is perfect. In general it gives
-# result $o$ of a tool the probability $p_{\text{ref}}(o \mid \text{tool})$. Then the minimum without the
-# mask chooses a tool in proportion to
+# **Masked DPO in the world of section 4.** `world.masked_optimum(beta=0.2)` finds the minimum of its loss.
+# DPO takes the fast tool with probability 0.376, the best policy with 0.378. So the call is nearly right.
+# The action after the result is not. After a wrong result the loss wants both actions to be less likely, by
+# the bad luck, and after a right one both to be more likely. Two probabilities that add up to 1 can do
+# neither. The one near 1 hardly moves, so the small one does. Passing a wrong result on falls from 0.7 % to
+# 0.01 %, and *I do not know* after a right one rises from 0.7 % to 1.9 %. The second error costs more.
+#
+# **A repair of masked DPO.** In the world of section 4, subtract the luck from the rewards. Then masked DPO
+# is exact again: it takes the fast tool with 0.378 and passes a wrong result on with 0.7 %. For a real tool
+# you have to estimate $V$ and $Q$. GRPO needs no repair. The policy gradient weights each action by its
+# *return*: the rewards after it minus the later penalties. Over the tool's results and the later actions,
+# its mean is the $Q$ of the current policy. So the luck averages out.
+#
+# **DPO without the mask, in the world of section 4.** Its loss has two *guesses* of what the tool will
+# write: the policy's and the reference's. Let the reference's guess be perfect: of the fast tool it expects
+# a right result with 80 %. Then the second actions are those of $\pi^*$, and only the first one is wrong. DPO
+# takes the fast tool with probability 0.569, the best policy with 0.378. DPO is an optimist here: its loss
+# also falls when a good *result* gets likelier. So its guess goes from 80 % right results to 99.8 %.
+#
+# **Which error costs more?** Let $J$ be the expected reward minus the KL penalty. At $\beta = 0.2$ the mask
+# is better: $J$ is 0.7184 with it and 0.7039 without, against 0.7189 for the best policy. At 0.5 and at 1,
+# DPO *without* the mask is a little better.
+#
+# **Without the mask, for any guess.** Let the reference give result $o$ of a tool the probability
+# $p_{\text{ref}}(o \mid \text{tool})$. Then the minimum without the mask chooses a tool in proportion to
 #
 # $$ \pi_{\text{ref}}(\text{tool}) \sum_o p_{\text{ref}}(o \mid \text{tool})\, e^{V(o)/\beta} , $$
 #
@@ -691,7 +662,7 @@ print("the weights are equal:", models.same_weights(actor, other))
 # actions are those of $\pi^*$. This holds if the results that are possible in the guess are those that the
 # tool can give. The probabilities of the true tool do not occur. If the reference guesses 50 % right
 # results of the fast tool, this policy takes it with probability 0.45 ($\beta = 0.2$). The minimum *with*
-# the mask has no formula. The lesson finds it numerically, for pairs of two responses of the reference.
+# the mask has no formula. The package finds it numerically, for pairs of two responses of the reference.
 #
 # **Several calls.** A response with several calls has one transition term for each: the sum of section 4
 # goes on, with $Q$ of a call minus $V$ of the situation before it. Between two actions without a tool in

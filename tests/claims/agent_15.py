@@ -4,9 +4,10 @@ import math
 from dataclasses import replace
 
 import nbformat
+import pandas as pd
 import torch
 
-from minirlhf import models, tasks
+from minirlhf import core, models, tasks
 from minirlhf.classroom.course import NOTEBOOKS, tags
 from minirlhf.experiments.agent import ASKED, written_by_policy
 from minirlhf.experiments.registry import ERRS
@@ -19,7 +20,8 @@ def scope_of_the_step():
     scope = {}
     for cell in book.cells:
         if cell.cell_type == "code" and "exercise" not in tags(cell):
-            if cell.source.startswith(("import copy", "torch.set_num", "sampling =", "score =")):
+            setup = ("import copy", "torch.set_num", "sampling =", "score =", "train =")
+            if cell.source.startswith(setup):
                 exec(cell.source, scope)
             if "def agent_step" in cell.source:
                 exec(cell.source, scope)
@@ -38,14 +40,14 @@ def responses_of_section_2():
     return named.count("no call"), wrong, calls
 
 
-def microscope_of_section_2():
-    """In its three responses: log-probabilities of the first token, and of a wrong digit."""
-    scope = scope_of_the_step()
-    batch = scope["batch"]
-    some = batch.select((~batch.action_mask & batch.response_mask).any(1).nonzero()[:3, 0])
-    with torch.no_grad():
-        logprobs = models.policy_logprobs(scope["start"], some)
-    return logprobs[:, 0].tolist(), logprobs[logprobs < -2].tolist()
+def example_of_section_1():
+    """Its log-ratios, its mask, h of the rejected response and the table of the losses."""
+    book = nbformat.read(NOTEBOOKS / "15_an_agent_with_a_tool.ipynb", as_version=4)
+    (source,) = (c.source for c in book.cells if c.source.startswith("log_ratio ="))
+    scope = {"torch": torch, "core": core, "pd": pd}
+    exec(source, scope)
+    table = pd.DataFrame(scope["table"]).T
+    return scope["log_ratio"][0], scope["m"][0].int(), scope["rejected"].item(), table
 
 
 def share_of_errors_in_the_test(calls=4600):
