@@ -53,8 +53,7 @@ from minirlhf.classroom import FAST, check
 #
 # $$ h(y) = \sum_t m_t \big[ \log \pi(y_t \mid s_t) - \log \pi_{\text{ref}}(y_t \mid s_t) \big] . $$
 #
-# Here $s_t$ is the prompt and *all* tokens before $y_t$, those of the tool included: the policy reads
-# what the tool wrote. A pair has the difference $\Delta h = h(\text{chosen}) - h(\text{rejected})$, and
+# Here $s_t$ is the prompt and *all* tokens before $y_t$, because the policy reads what the tool wrote. A pair has the difference $\Delta h = h(\text{chosen}) - h(\text{rejected})$, and
 # its loss is that of lesson 12, $-\log \sigma(\beta\, \Delta h)$. This is *multi-turn DPO* (Xiong et
 # al. 2024). Lesson 12 wrote $h$ for the difference, our $\Delta h$.
 
@@ -151,14 +150,14 @@ pd.DataFrame(
 # %% [markdown]
 # ## 3. When is the mask exact?
 #
-# Lesson 12 began with the best policy $\pi^*$, which has the highest expected reward minus KL penalty.
-# It satisfies
+# Does DPO still find the best policy if the tool's tokens are left out? Lesson 12 began with the best
+# policy $\pi^*$, which has the highest expected reward minus KL penalty. It satisfies
 #
 # $$ r(y) = \beta \log \frac{\pi^*(y)}{\pi_{\text{ref}}(y)} + \text{a constant} , $$
 #
-# and DPO puts this into the Bradley-Terry model. Does it still hold with the masked sum $h$?
+# and DPO puts this into the Bradley-Terry model.
 #
-# **Is $h$ still the log-ratio?** Yes. The probability of a response is now a product of the policy's
+# **Is the masked sum $h$ still the log-ratio?** Yes. The probability of a response is now a product of the policy's
 # probabilities and the tool's. The tool is the same for policy and reference, so its probabilities cancel
 # in the ratio. What remains is $h$.
 #
@@ -171,10 +170,9 @@ pd.DataFrame(
 # %% [markdown]
 # ## 4. What does DPO leave out if the result is random?
 #
-# A search engine may answer differently tomorrow. Then the equation of section 3 lacks a term, which we
-# compute in a small world.
+# A search engine may answer differently tomorrow. Then the equation of section 3 lacks a term.
 #
-# **The world.** The policy acts twice. First it calls a tool. The *fast* tool is right in 80 % of the
+# **A small world.** The policy acts twice. First it calls a tool. The *fast* tool is right in 80 % of the
 # calls. The *slow* one is always right, but it costs 0.1. The policy sees whether the result is right. Then
 # it passes the result on (reward 1 if right, −1 if wrong) or says *I do not know* (reward 0). The reference
 # tosses a coin for every action. Take $\beta = 0.2$.
@@ -223,8 +221,8 @@ pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 
 # %% [markdown]
 # **DPO leaves out the bracket.** Its loss asks for $\beta h = r + k$ with one constant $k$. After a given
-# result, the second action contributes $r - V(\text{result})$, as above. So $V(\text{result}) + k$ remains
-# for the first action. For the call of the fast tool this makes two demands:
+# result, the second action has to give $r - V(\text{result})$, because its probabilities add up to one. So
+# $V(\text{result}) + k$ remains for the first action. For the call of the fast tool these are two demands:
 #
 # $$ \beta \log \frac{\pi(\text{fast})}{\pi_{\text{ref}}(\text{fast})} = \phantom{-}0.86 + k
 # \quad \text{if the result is right,} $$
@@ -237,14 +235,14 @@ pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 # result is wrong: it says *I do not know* after 1.9 % of the right results, and the best policy after 0.7 %.
 #
 # **What should you do?** GRPO (lesson 11) with the mask does not have this error: it averages over the
-# tool's results, and the mean of the luck is zero. "Going further" has a repair for DPO, and a case in
-# which the luck does no harm.
+# tool's results, and the mean of the luck is zero. "Going further" repairs DPO, and shows a case in which
+# the luck does no harm.
 
 # %% [markdown]
 # ## 5. One step of multi-turn DPO
 #
 # How does an agent train on its own responses? As in lesson 14's online DPO: at each step the policy writes
-# new pairs. Three things change: the sampler has a tool, a rule judges, and the sum has the action mask.
+# new pairs. Only three things change: the sampler has a tool, a rule judges, and the sum has the action mask.
 #
 # `models.policy_logprobs` sets the tool's tokens to 0 for you. `every_logprob` does not, so that you see
 # where the mask goes in: at step 4 only. `masked=False` puts the response mask there, as if you had
@@ -367,8 +365,7 @@ show.lines(panels, xlabel="step")
 # share of right answers among samples at temperature 1. The second has *greedy* answers: each token is the
 # likeliest one. In brackets are the lowest and the highest seed.
 #
-# **Predict.** How many samples are right after 36 steps, with the mask and without? The start has 0.32.
-# Does GRPO need the mask as much as DPO?
+# **Predict.** Does GRPO need the mask as much as DPO? Which of the two columns shows it?
 
 # %% tags=["predict"]
 runs = experiments.results("multi_turn")

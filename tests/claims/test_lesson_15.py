@@ -268,7 +268,6 @@ def iterations(said, runs):
         [mean(runs, f"{m}{x}", "pass_1") for m in METHODS] for x in ("", ", no mask")
     )
     before = mean(runs, "start", "pass_1")
-    said("How many samples are right after", REFRESH * ITERATIONS, before)
     said("With the mask, right samples rise from", before, *masked[::2], *without[::2])
     said("The gap is there on every seed")  # test_the_mask_pays_on_every_seed
     said("and needs the mask as much as DPO:", masked[1], without[1])
