@@ -16,12 +16,12 @@
 # After this lab you can
 #
 # - turn the first wrong step of a response into a pair of steps, and train on it (Step-DPO),
-# - label steps without people, and train a process reward model on the labels,
-# - say when such a model finds a mistake, and when it cannot,
-# - compare two kinds of feedback at equal numbers of checks.
+# - compare two kinds of feedback at equal numbers of checks,
+# - label steps without people, and train a process reward model,
+# - say when such a model finds a mistake, and when it cannot.
 #
-# **You need** lessons 05 (the value $V$), 08 (the reward model), 12 (direct preference optimisation, DPO),
-# 14 (off-policy pairs) and 15 (the action mask). About 40 minutes to read and 80 for the exercises.
+# **You need** lessons 05 (the value $V$), 08 (the reward model), 12 (direct preference optimisation, DPO)
+# and 15 (the action mask). About 30 minutes to read and 80 for the exercises.
 
 # %%
 import copy
@@ -36,9 +36,10 @@ from minirlhf import core, experiments, loops, models, rewards, show, tasks
 from minirlhf.classroom import FAST, check
 
 # %% [markdown]
-# ## 1. The idea: where did it go wrong?
+# ## 1. Where did it go wrong?
 #
-# Here is a calculation with one mistake:
+# What does feedback on steps say that feedback on a whole response does not? Here is a calculation with one
+# mistake:
 #
 # | | written | right? |
 # |---|---|---|
@@ -47,22 +48,20 @@ from minirlhf.classroom import FAST, check
 # | second step | `20+7=` | **no**: it should be `21+7=` |
 # | third step | `27` | yes, it follows from the second |
 #
-# Feedback on the *whole response* says "wrong". It does not say which token is to blame, although
-# two of the three steps are fine. Feedback on *steps* says "the second step". There are two ways to use it:
+# Feedback on the *whole response* says "wrong". It does not say which step is to blame. Feedback on *steps* says
+# "the second step". There are two ways to use it:
 #
-# - **Step-DPO** (Lai et al. 2024). The policy writes the second step again, from the same place, until a try is
-#   right. The right step and the wrong one are a pair for DPO.
-# - A **process reward model** (PRM). It is a reward model with one number for every *step*. To tell
-#   them apart, the reward model of lesson 08 is then called an *outcome* reward model.
+# - **Step-DPO** (Lai et al. 2024) makes a pair for DPO from a wrong step and a right one: sections 2 and 3.
+# - A **process reward model** (PRM) is a reward model that gives one number to every *step*: sections 4 to 7.
 #
-# Finer feedback costs more: somebody has to check every step. One **check** is one step, or one
-# final answer, compared with the truth. Methods are compared at equal numbers of checks. A **label** is
-# what a model is then trained on. In this lab, *step* always means a step of a calculation. One change of the
-# weights is an *update*.
+# Finer feedback costs more, because somebody has to check every step. One **check** is one step, or one
+# final answer, compared with the truth. We compare methods at equal numbers of checks.
 #
-# The policy is `tiny-long-steps`, a GPT-2 of 0.6 million parameters. A token is one character. Its
-# problems take four to six steps, and a step ends with `=`, or with EOS if it is the last. About nine
-# steps in ten are right.
+# In this lab, *step* always means a step of a calculation. One change of the weights is an *update*.
+#
+# The policy is `tiny-long-steps`, a GPT-2 of 0.6 million parameters. A token is one character. A step ends
+# with `=`. The last step of a response ends with EOS, the end-of-sequence token. The policy's problems take four
+# to six steps, and about nine of its steps in ten are right.
 
 # %% tags=["shared"]
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -70,6 +69,9 @@ start, tokenizer = models.load_policy("tiny-long-steps")
 eos, ends = tokenizer.eos_token_id, models.step_end_ids(start, tokenizer, "=")
 sampling = models.SamplingConfig(max_new_tokens=72, temperature=1.0)
 arithmetic = tasks.arithmetic
+
+# %% [markdown]
+# Here are six of its responses. `steps_right` compares every step with the one before it:
 
 # %%
 problems = arithmetic.problems("test", 6, levels=(arithmetic.LONG,))
@@ -83,7 +85,7 @@ pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong}
 # %% [markdown]
 # ## 2. Step-DPO: a pair of steps
 #
-# Take the mistake above. Three pieces make a row:
+# How does one wrong step become something to train on? Take the mistake of section 1. Three pieces make a pair:
 #
 # | piece | text | in the loss? |
 # |---|---|---|
@@ -91,39 +93,30 @@ pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong}
 # | rejected: the wrong step, as the policy wrote it | `20+7=` | yes |
 # | chosen: a right step that the policy wrote when it tried again | `21+7=` | yes |
 #
-# The loss is that of DPO, with log-ratios summed over one step. Two details matter:
+# Let $x$ be the part that is only read, $c$ the chosen step and $r$ the rejected one. The loss is that of DPO
+# (lesson 12), for one step:
 #
-# - **The policy itself writes the chosen step.** A step by somebody else may be one that the policy
-#   would never write. To raise its probability hardly changes the steps that the policy does write (lesson 14).
-# - **A step is not the end of a response**, so no EOS is added after it: `append_eos=False`. Only the
-#   last step has one, and the policy wrote it.
+# $$ -\log \sigma\big(\beta\, [\Delta(c) - \Delta(r)]\big), \qquad
+# \Delta(s) = \log \pi(s \mid x) - \log \pi_\text{ref}(s \mid x) . $$
 #
-# The mask of lesson 15 says which tokens are in the loss. Here is one such row. `False` marks the part
-# that is read and not learned:
-
-# %%
-before, step = (tokenizer(text).input_ids for text in ("22-1+7=", "21+7="))
-parts = [[(before, False), (step, True)]]
-one = models.encode(tokenizer, ["12+10-1+7="], parts, append_eos=False)
-in_loss = one.action_mask.int().numpy()
-pd.DataFrame(in_loss, columns=list("22-1+7=21+7="), index=["in the loss"])
-
-# %% [markdown]
-# **One response, by hand.** The judge reads step by step and stops at the first wrong one:
+# In words: the right step shall gain more probability, compared with the reference policy, than the wrong one.
+# $\log \pi(s \mid x)$ is the sum over the tokens of the step. A step is not the end of a response, so **no EOS is
+# added after it**: `append_eos=False`.
 #
-# | what happens | checks so far |
-# |---|---|
-# | first step, `22-1+7=`: right | 1 |
-# | second step, `20+7=`: wrong. The third is not read | 2 |
-# | the policy writes the second step again: `20+7=`. This text is known to be wrong: no new check | 2 |
-# | and once more: `21+7=`, right | 3 |
+# **By hand.** One update has five parts. Here is what they do with one response:
+#
+# 1. *Sample.* The policy writes a response: `22-1+7=20+7=27`.
+# 2. *Find the first wrong step.* A judge reads step by step. `22-1+7=` is right: 1 check. `20+7=` is wrong: 2
+#    checks. The judge stops here.
+# 3. *Try again.* The policy reads the problem and `22-1+7=`, and writes the next step eight times.
+# 4. *Make the pair.* The judge reads these tries until one is right. The first try is `20+7=` again. It is known
+#    to be wrong, so it is no new check. The second try is `21+7=`. It is right: 3 checks.
+# 5. *Train.* The loss above, on the tokens of `21+7=` and `20+7=`.
 #
 # That is one pair for 3 checks. A response without a mistake has all its steps checked and gives no pair. So the
 # average pair costs more (section 3).
 #
-# Now the code of one update. The `judge` is a rule that knows arithmetic. Three helpers: `steps_of` cuts
-# sampled ids into steps, at the ids in `ends` (`=` and EOS). `left_padded` makes one batch of prompts of
-# different lengths. `encode` takes a response in parts, as above.
+# Now the same in code. The judge here is a rule that knows arithmetic:
 
 # %%
 problems = arithmetic.problems("train", 2000, seed=1, levels=(arithmetic.LONG,))
@@ -139,6 +132,12 @@ def judge(prompt, before, step):
     """Whether a step is right; before and step are token ids."""
     pieces = tokenizer.batch_decode([before, step], skip_special_tokens=True)
     return arithmetic.right_step(prompt, *pieces)
+
+
+# %% [markdown]
+# In the loop, `steps_of` cuts sampled ids into steps, at the ids in `ends` (`=` and EOS). `encode` takes a response
+# in parts, and `False` marks a part that is only read. `sequence_logprobs` adds the log-probabilities of the tokens
+# in the action mask. The chosen steps come first in the batch, then the rejected ones. `chunk(2)` takes them apart.
 
 
 # %%
@@ -202,35 +201,22 @@ assert models.same_weights(actor, other)
 pd.DataFrame(log).round(3)
 
 # %% [markdown]
-# The first loss is $\log 2$ = 0.693, as for every DPO that starts at its reference. A wrong step
-# without a right try gives no pair.
+# A wrong step without a right try gives no pair. The first loss is $\log 2$ = 0.693, as for every DPO that starts at
+# its reference. Then it rises: the first updates do harm, and training recovers later ("Going further" has the
+# curves).
 
 # %% [markdown]
 # ## 3. What did a check buy?
 #
-# `minirlhf experiment steps` compares Step-DPO with DPO on *whole responses*, whose pairs are a right and
-# a wrong response to the same problem. Both start from `tiny-long-steps` and take 200 updates with the
-# same learning rate. Both pay for the same number of checks:
+# Is a check better spent on a step or on a final answer? `minirlhf experiment steps` compares Step-DPO with DPO on
+# *whole responses*. There a pair is a right and a wrong response to the same problem. Both methods take 200 updates
+# with the same learning rate, and pay for the same number of checks: in each update about 290 steps, or 292 final
+# answers.
 #
-# | | problems of an update | checks of an update |
-# |---|---|---|
-# | Step-DPO | 64, one response each | about 290 steps checked, tries included |
-# | whole responses | 146, two responses each | 292 final answers checked |
-#
-# **Predict.** Which of the two has more right answers at the end? Will the curves rise from the first update on?
-
-# %% tags=["predict"]
-history = experiments.results("steps_history").rename(columns={"step": "update"})
-titles = {"right": "share of right answers"}
-show.curves(history, columns="right", x="update", labels=titles)
+# **Predict.** Which of the two has more right answers at the end?
 
 # %% tags=["predict"]
 runs = experiments.results("steps")
-columns = {"pass_1": "right, sampled", "greedy": "right, greedy"}
-columns |= {"pass_16": "right in 16 tries", "step_right": "right steps"}
-experiments.shown(runs, columns)
-
-# %% tags=["predict"]
 difference = experiments.difference_over_prompts_and_seeds
 gains = difference(runs, "pass_1", "start")
 lead = difference(runs, "pass_1", "step dpo", "whole responses")
@@ -240,56 +226,39 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **Whole responses win.** They gain 0.084 in right answers, and Step-DPO 0.053. The interval of the
-#   difference, for other problems and other seeds, does not contain 0. With greedy decoding the two are
-#   nearly equal: 0.90 and 0.89.
-# - **A pair of steps is expensive.** At the start, 256 responses cost 1,015 checks, up to the first wrong
-#   step of each. 109 of them have a wrong step. Writing these steps again costs 140 more checks, and 105 get a
-#   right try. So a pair costs (1,015 + 140) / 105 = 11 checks. Of two responses to one problem, exactly one is
-#   right in 0.37 of the cases. So a pair of whole responses costs 2 / 0.37 = 5.4 checks.
-# - **At about equal numbers of pairs the curves are level**: Step-DPO has 0.69 at its end, and whole responses
-#   have 0.67 at update 100. (Step-DPO has then made twice as many updates.) So the price of a pair may explain the
-#   lead.
-# - **Both fall first.** After 20 updates both have fewer right answers than the start, on every seed. We
-#   believe that the first updates are mostly noise: Adam's first updates move every weight by about the learning
-#   rate, however small its gradient is.
-# - **Believe the table, not the ends of the curves.** It has sixteen responses to each of 400 problems, a point
-#   of a curve has one.
+# **Whole responses win.** At the start 0.62 of the answers are right. Whole responses gain 0.084, and Step-DPO
+# gains 0.053. The interval of the difference does not contain 0.
+#
+# **Compare the price of a pair**, at the start:
+#
+# - *Steps.* To read 256 responses, up to the first wrong step of each, costs 1,015 checks. To read the tries costs
+#   140 more. This gives 105 pairs. So a pair costs (1,015 + 140) / 105 = 11 checks.
+# - *Whole responses.* Two responses to one problem cost 2 checks. They are a pair if exactly one is right. That
+#   happens in 0.37 of the cases. So a pair costs 2 / 0.37 = 5.4 checks.
+#
+# At about equal numbers of pairs the two methods were level ("Going further"). So the price of a pair may explain the
+# result.
 # </details>
 
 # %% [markdown]
 # ## 4. Labels without people
 #
-# Who checks the steps? For arithmetic a rule can. For a proof or a program nobody has such a rule,
-# but the *final answer* is often known. **Math-Shepherd** (Wang et al. 2024) makes labels of steps
-# from it: let the policy finish the response $N$ times from the end of a step, and count how many of
-# these *continuations* reach the right answer. With the reward 1 for a right answer and 0 for a wrong one,
-# the label estimates the expected reward: the value $V$ of lesson 05, after the step.
+# Who checks the steps? For arithmetic a rule can. Often there is no such rule, but the *final answer* is known.
+# **Math-Shepherd** (Wang et al. 2024) makes **labels** of steps from it: numbers that a model is then trained to
+# predict.
 #
-# - The **soft** label is the share of right continuations.
-# - The **hard** label is 1 if any of them is right, and 0 otherwise.
+# Let the policy finish the response $N$ times from the end of a step. The share of these *continuations* that reach
+# the right answer is the label of the step. With the reward 1 for a right answer and 0 for a wrong one, it estimates
+# the value $V$ of lesson 05.
 #
-# **By hand.** Of $N = 8$ continuations 2 are right. The soft label is 2/8 = 0.25, and the hard label
-# is 1.
+# **By hand.** Of $N = 8$ continuations 2 are right. The label is 2/8 = 0.25.
 #
-# **Predict.** Let $p$ be the chance that one continuation is right. What is the *mean* of each label
-# for $p = 0.1$ and $N = 8$? And what becomes of the two means when $N$ grows?
+# The next cell labels two responses. In the first, the third step is wrong: it should be `36-8`, and not `39-8`. In
+# the second, only the last step is wrong.
+#
+# **Predict.** How does the label run along each response?
 
 # %% tags=["predict"]
-p = torch.tensor([0.0, 0.02, 0.1, 0.5, 0.9])
-means = {f"hard, N = {n}": 1 - (1 - p) ** n for n in (1, 8, 64)}
-pd.DataFrame({"p": p, "soft, any N": p} | means).round(2)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# The mean soft label is $p$ = 0.10, whatever $N$ is. The mean hard label is $1 - 0.9^8$ = 0.57, and
-# for $N = 64$ nearly 1. So for large $N$ hard labels only tell *impossible* from *possible*.
-# </details>
-#
-# Now the labels of two responses. In the first, the third step is wrong, in the second only the last.
-
-# %%
 asked = ["4*5+13+3-8=", "8+17-13+13-15+10-19="]
 written = [
     "20+13+3-8=33+3-8=39-8=31",
@@ -307,33 +276,37 @@ table = pd.DataFrame({"first": pd.Series(first), "second": pd.Series(second)})
 table.round(2).T.set_axis(steps, axis=1)
 
 # %% [markdown]
-# In the first response the label falls from near 1 to 0 at the wrong step: from `39-8=` nobody reaches 28.
+# <details><summary>What you should see</summary>
 #
-# In the second response the labels are low *from the start*, between 0.08 and 0.20, although the first five steps are
-# right. This policy rarely gets past this problem. So **a label by continuation says how likely this policy is to
-# succeed from here. It does not say whether the step is right.** The *change* from one step to the
-# next says more (exercise 1).
+# - In the first response the label falls from above 0.9 to 0 at the wrong step. From `39-8=` no continuation
+#   reaches the right answer, 28.
+# - In the second response the labels are low *from the start*, between 0.08 and 0.20, although the first five
+#   steps are right. This policy rarely solves this problem.
+# </details>
+#
+# So **a label by continuation says how likely this policy is to succeed from here. It does not say whether the
+# step is right.** The *change* from one step to the next says more (exercise 1).
 
 # %% [markdown]
 # ## 5. A process reward model
 #
-# A causal model has read the whole step at its last token, and nothing after it. So one forward pass
-# gives a number $z_s$ for every step. $\sigma(z_s)$ is the model's probability that the step is good.
-# With labels $y_s$ from 0 to 1 the loss is the cross-entropy:
+# How does a model learn to give a number to every step? A causal model has read the whole step at its last token,
+# and nothing after it. So one forward pass gives a number $z_s$ for every step $s$. $\sigma(z_s)$ is the model's
+# probability that the step is good. With labels $y_s$ from 0 to 1 the loss is the cross-entropy:
 #
 # $$ -y_s \log \sigma(z_s) - (1 - y_s) \log \sigma(-z_s) . $$
 #
 # **By hand.** For a step with $\sigma(z) = 0.8$ the loss is $-\log 0.8$ = 0.22 if $y = 1$, and
 # $-\log 0.2$ = 1.61 if $y = 0$.
 #
-# Here is the loop, on the rule's labels of 400 sampled responses. The rule stops at the first wrong
-# step, so later steps have no label, `None`:
+# We train on 400 sampled responses. Their labels come from the rule: 1 for a right step, 0 for a wrong one. The
+# rule stops at the first wrong step, so later steps have no label, `None`:
 
 # %%
 some = train[:400]
 drawn = models.sample_text(start, tokenizer, some, config=sampling, batch_size=400)[0]
 texts = models.decode(tokenizer, drawn)
-pairs = [pair for pair in zip(some, texts) if all(pair[1].split("="))]
+pairs = [pair for pair in zip(some, texts) if all(pair[1].split("="))]  # no empty step
 rows = [arithmetic.labelled_steps(*pair) for pair in pairs]
 
 torch.manual_seed(0)  # the weights of the new head
@@ -341,23 +314,30 @@ scorer = models.ScalarModel(copy.deepcopy(start).requires_grad_(True).base_model
 optimizer = loops.make_optimizer(scorer, loops.OptimiserConfig.plain(lr=1e-3))
 arithmetic.labelled_steps("12+10-1+7=", "22-1+7=20+7=27")
 
+# %% [markdown]
+# In an update, the responses go through the model once. `step_logits` reads $z_s$ at the end of every step. The
+# labels are put at the same places. `rated` is true at the steps that have a label. The loss is the mean over these.
+
 
 # %%
 def prm_update(some):
     responses = ["=".join(row["completions"]) for row in some]
     batch = models.encode(tokenizer, [row["prompt"] for row in some], responses)
-    logits, is_step = models.step_logits(scorer, batch, ends)  # one pass, all steps
+    logits, is_step = models.step_logits(scorer, batch, ends)
     given = [float("nan") if y is None else y for row in some for y in row["labels"]]
     labels = torch.zeros_like(logits)
     labels[is_step] = torch.tensor(given)
     rated = is_step & ~labels.isnan()
     losses = core.process_reward_loss(logits, labels, rated)
-    loss = core.aggregate(losses, rated)  # the mean over labelled steps
+    loss = core.aggregate(losses, rated)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
     return loss.item()
 
+
+# %% [markdown]
+# The package's loop is `train_prm`. It leaves the same weights.
 
 # %%
 updates = 4 if FAST else 60
@@ -371,8 +351,12 @@ other, _ = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), config)
 assert models.same_weights(scorer, other)
 
 # %% [markdown]
-# **Predict.** The model now reads the calculation of section 1. Which $\sigma(z)$ does it give to its second
-# step, the wrong one?
+# ## 6. What must the model see?
+#
+# Does the trained model tell a wrong step from a right one?
+#
+# **Predict.** It now reads the calculation of section 1. Which $\sigma(z)$ does it give to the second step, the
+# wrong one?
 
 # %% tags=["predict"]
 batch = models.encode(tokenizer, ["12+10-1+7="], ["22-1+7=20+7=27"])
@@ -388,14 +372,15 @@ pd.DataFrame(logits.sigmoid().numpy(), columns=names, index=["sigma(z)"]).round(
 # steps are right, and nothing about *this* step.
 # </details>
 #
-# **Why?** To judge `20+7=`, a model has to calculate `22-1` and compare the result with what is written.
-# The policy does both, but with *another output*: its log-probabilities. Here is how likely it finds each token
-# of this response:
+# To judge `20+7=`, a model has to calculate `22-1`. The policy can do that, but this shows in *another output*: its
+# log-probabilities. Here is the lowest log-probability of a token in each step:
 
 # %%
 with torch.no_grad():
-    logprobs = models.policy_logprobs(start, batch).numpy().round(2)
-pd.DataFrame(logprobs.T, index=[*"22-1+7=20+7=27", "EOS"], columns=["log-probability"])
+    logprobs = models.policy_logprobs(start, batch)[0]
+in_steps = logprobs.split([7, 5, 3])  # "22-1+7=", "20+7=", and "27" with EOS
+lowest = [part.min().item() for part in in_steps]
+pd.DataFrame([lowest], columns=names, index=["lowest log-probability"]).round(2)
 
 # %% [markdown]
 # The `0` of `20` has the log-probability −4.58, and all other tokens have more than −0.05. So let us give this
@@ -423,158 +408,61 @@ pd.DataFrame(both, columns=names, index=index).round(2)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The second step falls to 0.00, and the two others get more than 0.9. The learned $a$ is about 5. So the digit with
-# $l$ = −4.58 takes 5 × 4.58 = 23 off the logit of its step.
+# The second step falls to 0.00, and the two others get more than 0.9.
 # </details>
-#
-# To *compare responses* we need one number for each. There are three usual ways. For steps with the
-# probabilities 0.9, 0.2 and 0.9:
-#
-# | way | score | here |
-# |---|---|---|
-# | **last** | that of the last step | 0.9 |
-# | **min** | that of the worst step | 0.2 |
-# | **product** | all multiplied | 0.16 |
-#
-# *last* misleads if labels only say whether a step follows from the one before. The third step of section
-# 1 follows, and its answer is wrong. With labels from outcomes or continuations, the label of the last step *is*
-# the outcome. *min* and *product* prefer short responses: a further step cannot raise them.
 
 # %% [markdown]
-# ## 6. Picking a response
-#
-# `minirlhf experiment process_rewards` trains reward models on responses of this policy:
-#
-# | reward model | checks | responses | trains | updates |
-# |---|---|---|---|---|
-# | soft labels | 12,700 | 400 | the whole model | 400 |
-# | hard labels | 12,700 | 400 | the whole model | 400 |
-# | outcomes | 12,700 | 12,700 | the whole model | 400 |
-# | outcomes at every step | 12,700 | 12,700 | the whole model | 400 |
-# | labels of the rule | 12,700 | 3,200 | the whole model | 400 |
-# | head only, text alone (labels of the rule) | 1,000 | 250 | the head | 100 |
-# | log-probabilities too (labels of the rule) | 100 or 1,000 | 26 or 250 | the head, $a$ too | 100 |
-#
-# Take `22-1+7=20+7=27`. Let 7 of the 8 continuations of its first step be right, and none of the second's. At
-# the end nothing is left to continue: the answer itself is checked. Here are the labels that this response gets:
-#
-# | step | soft | hard | outcome at the last step | outcome at every step | rule |
-# |---|---|---|---|---|---|
-# | label of `22-1+7=` | 7/8 | 1 | none | 0 | 1 |
-# | label of `20+7=` | 0 | 0 | none | 0 | 0 |
-# | label of `27` | 0 | 0 | 0 | 0 | none |
-# | its checks | 8 + 8 + 1 | 8 + 8 + 1 | 1 | 1 | 2 |
-#
-# Models with outcomes train on all 17 checked responses: this one and its 16 continuations.
-#
-# The first question, on held-out problems: of 16 responses, how often is the one with the highest score right?
-# Here are 16 responses to one problem. A *blind* judge gives a random score to each text:
-
-# %%
-asked = [held_out[0]] * 16
-drawn = models.sample_text(start, tokenizer, asked, config=sampling, seed=3)[0]
-count = pd.Series(models.decode(tokenizer, drawn)).value_counts()
-distinct = list(count.index)
-sixteen = pd.DataFrame({"response": distinct, "written": count.values})
-sixteen["right"] = rewards.right_answer(asked[: len(count)], distinct)
-sixteen["blind judge"] = torch.rand(len(count), generator=generator).numpy().round(2)
-sixteen
-
-# %% [markdown]
-# **One text, one score.** Of the 16 responses 13 are right, but they are one text among four. Each text has the same
-# chance of the highest score, so the blind judge's pick is right with probability 1/4. Right responses are nearly always the *same* text,
-# because each step has one right result. Wrong ones differ. So **a judge that knows nothing picks worse than a
-# random response**.
-#
-# The next table has means over all problems. *Majority vote* picks a response with the
-# most frequent final answer. *Log-probability* picks the response that the policy finds most likely. A *perfect
-# judge* fails only if none of the 16 is right.
-
-# %%
-columns = {"random": "a random response", "blind": "blind judge"}
-columns |= {"majority": "majority vote", "best_product": "log-probability"}
-columns |= {"possible": "a perfect judge"}
-runs = experiments.results("process_rewards")
-experiments.shown(runs[runs.variant == "no reward model"], columns).T
-
-# %% [markdown]
-# **Predict.** Which reward models pick better than the blind judge? Which better than a random response?
-
-# %% tags=["predict"]
-columns = {f"best_{how}": f"pick, {how}" for how in ("last", "min", "product")}
-trained = runs[runs.variant != "no reward model"]
-experiments.shown(trained, columns)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# - **The text alone teaches little.** At *last* and *product* no model's mean is better than blind: they pick a right
-#   response in 0.22 to 0.28 of the cases, the blind judge in 0.30. *min* does better on every seed with outcomes at
-#   every step (0.38) and soft labels (0.37). A random response is right in 0.60.
-# - **With log-probabilities, 100 checks are enough.** *min* is right in 0.82 of the cases, and in 0.84 with 1,000
-#   checks. *Head only* has the same training without this input, and 0.31. So the input matters.
-# - **Labels add nothing for picking**: a majority vote has 0.84, and the log-probability itself 0.86.
-# - **With log-probabilities *last* fails: 0.33 and 0.34.** These labels ask whether a step follows from
-#   the one before. A last step often does, also behind a mistake.
-# </details>
-#
 # ## 7. Finding the wrong step
 #
-# The second question: in a wrong response, is the step that is blamed the first wrong one? The blamed step is the
-# first with $\sigma(z) < \frac12$; if there is none, the one with the lowest $\sigma(z)$. Responses are the policy's
-# *own* wrong ones, or right ones with one *planted* wrong digit. Four rows have no reward model:
+# Was that a lucky example? `minirlhf experiment process_rewards` takes 400 of the policy's wrong responses. In each, a
+# model blames the first step with $\sigma(z) < \frac12$. If there is none, it blames the step with the lowest
+# $\sigma(z)$. We count how often the blamed step is the first wrong one.
 #
-# | row | it blames |
-# |---|---|
-# | no reward model | the step with the token that the policy found least likely |
-# | a random step | one step, all equally likely |
-# | soft labels, first below 1/2 | the soft labels themselves (8 continuations of each step): the first below one half |
-# | soft labels, largest fall | the step at which they fall most (exercise 1) |
+# All models train on labels of the rule. *Whole model* is the model of section 5. *Head only* leaves the policy as it
+# is, as in section 6. The last two rows of the table have no reward model.
 #
 # **Predict.** Which rows find more than a random step does?
 
 # %% tags=["predict"]
-columns = {"own": "find, own", "planted": "find, planted"}
-experiments.shown(runs, columns)
-
-# %% tags=["predict"]
-columns = {"chance_own": "a random step", "chance_planted": "the same, planted"}
-columns |= {"labels_half": "soft labels, first below 1/2"}
-columns |= {"labels_fall": "soft labels, largest fall"}
-experiments.shown(runs[runs.variant == "no reward model"], columns)
+runs = experiments.results("process_rewards")
+rows_of = {
+    "labels of the rule": "whole model, text alone, 12,700 checks",
+    "head only, text alone": "head only, text alone, 1,000 checks",
+    "log-probabilities too, 100 checks": "head only, log-probabilities too, 100 checks",
+    "log-probabilities too, 1,000 checks": "the same, 1,000 checks",
+    "no reward model": "the step with the token that the policy found least likely",
+}
+found = experiments.shown(runs, {"own": "first wrong step found"})
+found = found.loc[list(rows_of)].rename(rows_of)
+found.loc["a random step"] = f"{runs.chance_own.mean():.2f}"
+found
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **A model that reads log-probabilities finds the wrong step.** With 100 checks it finds 0.87 of the policy's own
-#   mistakes and 0.92 of the planted ones, with 1,000 checks 0.93 and 0.96.
-# - **What do labels add?** The least likely token alone finds 0.85 and 0.82. It misses 35 of the 200 planted
-#   mistakes. Each time the least likely token stands in a *later* step: after a mistake the calculation looks
-#   strange to the policy. Labels say how unlikely is *too* unlikely. So the *first* such step can be blamed.
-# - **With the text alone, no model is clearly better than a random step.** They find 0.18 to 0.27. A random step is
-#   right in 0.20 of the policy's own mistakes and 0.21 of the planted ones. For the planted ones every 95 % interval
-#   of the difference contains 0. We believe: calculating is learned from many texts. The policy had 60,000
-#   solutions.
-# - **Soft labels fall at the wrong step.** The first below one half is the wrong one in only 0.57 of the cases:
-#   section 4's second response is low from the start. The largest fall finds more than three of four.
-# - **The limit:** a mistake that the policy *believes* is not unlikely. Asked for the second problem of section
-#   4 again, 12 of 16 responses end in the same wrong step, `20-19=11`.
+# - **With log-probabilities, the model finds the wrong step.** With 100 checks it finds 0.87 of them, and with
+#   1,000 checks 0.93.
+# - **From the text alone it hardly does.** 12,700 checks find 0.25, and a random step 0.20. The head alone finds
+#   0.20, too. It has the same training as the model with 0.93, without the one input.
+# - **The policy knew most of it.** Its least likely token, without any label, finds 0.85.
 # </details>
+#
+# **The limit:** a mistake that the policy *believes* is not unlikely, so this model cannot see it. Asked for the
+# second problem of section 4 again, 12 of 16 responses end in the same wrong step, `20-19=11`.
+#
+# Can such a model also pick the best of several responses? "Going further" has the answer.
 
 # %% [markdown]
 # ## What to remember
 #
 # - **Step-DPO** pairs the first wrong step with a right one that the policy writes in its place. The steps
 #   before are read and not learned, and a step gets no EOS.
+# - Compare at equal numbers of checks. Here whole responses won: a pair of steps costs twice as many checks.
 # - A **label by continuation** is the chance that this policy still succeeds. A fall of the label shows the
 #   bad step, not a low label.
-# - A **process reward model** gives each step a probability, in one pass. *last*, *min* and *product*
-#   make one score of them.
-# - Compare at equal numbers of checks. Here whole responses won. A pair of steps costs twice as many checks, and
-#   at about equal numbers of pairs the two were level.
-# - A reward model must be able to see what it judges. From the text alone, 12,700 checks taught little: some
-#   picked better than blind, none found clearly more than a random step. With the policy's log-probabilities as an
-#   input, 100 checks were enough.
+# - A **process reward model** gives each step a probability, in one pass.
+# - A reward model must be able to see what it judges. From the text alone, 12,700 checks taught little. With the
+#   policy's log-probabilities as an input, 100 checks were enough.
 #
 # ## Exercises
 #
@@ -582,9 +470,9 @@ experiments.shown(runs[runs.variant == "no reward model"], columns)
 # `solutions/15b_feedback_on_steps.ipynb`.
 
 # %% [markdown] tags=["exercise"]
-# **1. What did each step change?** *(easy, 10 minutes)*. The labels of section 4 blamed every step of
-# the second response. Better: how much does each step *change* the chance of success? `chances` (B, S)
-# has the chance after each step, as soft labels estimate it. `at_start` (B,) has the chance before the
+# **1. What did each step change?** *(easy, 10 minutes)*. In section 4 the labels of the second response are low at
+# every step. Better: how much does each step *change* the chance of success? `chances` (B, S)
+# has the chance after each step, as the labels estimate it. `at_start` (B,) has the chance before the
 # first step. `step_mask` (B, S) is true at the steps that exist. Return the change that each step
 # makes, (B, S), with 0 where there is no step. Where the mask is false, `chances` can be NaN.
 #
@@ -626,7 +514,7 @@ pd.DataFrame(changes.numpy(), ["first", "second"], range(1, 7)).round(2)
 # In the first response the third step changes the chance by −0.92, and no other by more than 0.05. In the
 # second, the changes are −0.02, −0.06, +0.12, −0.08, +0.05 and −0.17. The largest fall is at the wrong step. But 64
 # continuations with a chance of 0.14 give the label a standard error of about 0.04, and a change has two of them. So
-# only this last fall is clear. Section 7 uses 8 continuations.
+# only this last fall is clear.
 
 # %% [markdown] tags=["exercise"]
 # **2. Which pairs?** *(medium, 15 minutes)*. This is the heart of Step-DPO. `right` (B, S) says whether each step
@@ -747,7 +635,7 @@ batch_of(["12+10-1+7="], [[]], [step]).response_ids
 # **5. Find the bug: the reward model that likes everything** *(medium, 15 minutes)*. Another colleague
 # has money for one check in each response. A step is picked at random and checked. For the other steps
 # he writes −100, "no label", as many libraries do. He trains the model that also reads
-# log-probabilities. In training it looks as accurate as the mended one. But it likes wrong steps,
+# log-probabilities (section 6). In training it looks as accurate as the mended one. But it likes wrong steps,
 # too, as the table shows. What is wrong in his loss? Mend it.
 #
 # `logits` and `labels` (B, S), `step_mask` (B, S). A label is −100 or a number from 0 to 1. Return the
@@ -846,12 +734,104 @@ record = {
 #
 # ## Going further
 #
+# **The curves of section 3.** Share of right answers, on the way:
+
+# %%
+history = experiments.results("steps_history").rename(columns={"step": "update"})
+titles = {"right": "share of right answers"}
+show.curves(history, columns="right", x="update", labels=titles)
+
+# %% [markdown]
+# - **Both fall first.** After 20 updates both have fewer right answers than the start, on every seed. We
+#   believe that the first updates are mostly noise: Adam's first updates move every weight by about the learning
+#   rate, however small its gradient is.
+# - **At about equal numbers of pairs the curves are level**: Step-DPO has 0.69 at its end, and whole responses
+#   have 0.67 at update 100. Step-DPO has then made twice as many updates.
+# - **Believe section 3's table, not the ends of the curves.** It has sixteen responses to each of 400 problems, a
+#   point of a curve has one.
+# - **With greedy decoding the two are nearly equal:** 0.90 and 0.89.
+#
 # **What is not equal in section 3.** Checks, updates and learning rate are equal. The number of
 # pairs and of sampled tokens is not. The learning rate was chosen by single
 # runs on other problems, most of them with Step-DPO. Final answers are often free, because a rule
 # knows them. Then the comparison favours whole responses even more.
 #
-# **What is not equal in section 6.** The first five rows have equally many checks and updates. But 400 updates
+# **Who writes the chosen step?** The policy itself. A step by somebody else may be one that the policy would never
+# write. To raise its probability hardly changes the steps that the policy does write (lesson 14).
+#
+# **Hard labels.** The share of right continuations is called the *soft* label. The *hard* label is 1 if any
+# continuation is right, and 0 otherwise. Let $p$ be the chance that one is right. The mean soft label is $p$. The
+# mean hard label is $1 - (1 - p)^N$. For $p = 0.1$ and $N = 8$ it is 0.57, and for $N = 64$ nearly 1. So for large
+# $N$ hard labels only tell *impossible* from *possible*.
+#
+# **One score for a response.** To compare *responses* we need one number for each. Suppose the steps have the
+# probabilities 0.9, 0.2 and 0.9:
+#
+# | way | score | here |
+# |---|---|---|
+# | **last** | that of the last step | 0.9 |
+# | **min** | that of the worst step | 0.2 |
+# | **product** | all multiplied | 0.16 |
+#
+# *min* and *product* prefer short responses: a further step cannot raise them. *last* misleads if labels only say
+# whether a step follows from the one before. The third step of section 1 follows, and its answer is wrong.
+#
+# **Picking a response.** The experiment of section 7 has more reward models than its table:
+#
+# | reward model | checks | responses | trains | updates |
+# |---|---|---|---|---|
+# | soft labels | 12,700 | 400 | the whole model | 400 |
+# | hard labels | 12,700 | 400 | the whole model | 400 |
+# | outcomes | 12,700 | 12,700 | the whole model | 400 |
+# | outcomes at every step | 12,700 | 12,700 | the whole model | 400 |
+# | labels of the rule | 12,700 | 3,200 | the whole model | 400 |
+# | head only, text alone (labels of the rule) | 1,000 | 250 | the head | 100 |
+# | log-probabilities too (labels of the rule) | 100 or 1,000 | 26 or 250 | the head, $a$ too | 100 |
+#
+# Take `22-1+7=20+7=27`. Let 7 of the 8 continuations of its first step be right, and none of the second's. At
+# the end nothing is left to continue: the answer itself is checked. Here are the labels that this response gets:
+#
+# | step | soft | hard | outcome at the last step | outcome at every step | rule |
+# |---|---|---|---|---|---|
+# | label of `22-1+7=` | 7/8 | 1 | none | 0 | 1 |
+# | label of `20+7=` | 0 | 0 | none | 0 | 0 |
+# | label of `27` | 0 | 0 | 0 | 0 | none |
+# | its checks | 8 + 8 + 1 | 8 + 8 + 1 | 1 | 1 | 2 |
+#
+# Models with outcomes train on all 17 checked responses: this one and its 16 continuations.
+#
+# Each held-out problem has 16 responses. How often is the one with the highest score right?
+
+# %%
+columns = {f"best_{how}": f"pick, {how}" for how in ("last", "min", "product")}
+experiments.shown(runs[runs.variant != "no reward model"], columns)
+
+# %% [markdown]
+# - **A judge that knows nothing picks worse than a random response.** A random response is right in 0.60 of the
+#   cases. A *blind* judge, with a random score for each *text*, picks a right one in 0.30. Right responses are nearly
+#   always the same text, and wrong ones differ. Of 16 responses to the first held-out problem, 13 are right, but
+#   they are one text among four.
+# - **The text alone teaches little.** At *last* and *product* no model's mean is better than blind: they have 0.22
+#   to 0.28. *min* does better than blind on every seed with outcomes at every step (0.38) and soft labels (0.37).
+# - **Log-probabilities help here, too.** With 100 checks *min* is right in 0.82 of the cases, and in 0.84 with 1,000
+#   checks. *Head only* has the same training without this input, and 0.31.
+# - **Labels add nothing for picking.** A majority vote over final answers has 0.84. The response that the
+#   policy finds most likely is right in 0.86.
+# - **With log-probabilities *last* fails: 0.33 and 0.34.** A last step often follows, also behind a mistake.
+#
+# **Finding the wrong step, once more.** The record also has right responses with one *planted* wrong digit.
+#
+# - The models that read log-probabilities find 0.92 of the planted mistakes with 100 checks, and 0.96 with 1,000. The
+#   least likely token finds 0.82. It misses 35 of 200. Each time the least likely token stands in a *later* step: after
+#   a mistake the calculation looks strange to the policy. Labels say how unlikely is *too* unlikely. So the *first*
+#   such step can be blamed.
+# - The six models with the text alone find 0.18 to 0.27 of both kinds of mistakes. A random step is right in
+#   0.20 of the policy's own mistakes and 0.21 of the planted ones. For the planted ones every 95 % interval of the
+#   difference contains 0. We believe: calculating is learned from many texts. The policy had 60,000 solutions.
+# - Soft labels, with 8 continuations of each step, can blame a step by themselves. The first below one half is the
+#   wrong one in only 0.57 of the cases. The largest fall finds more than three of four.
+#
+# **What is not equal here.** The first five rows of the table have equally many checks and updates. But 400 updates
 # are 32 passes over the 400 responses of soft and hard labels, 4 over those of the rule and 1 over the
 # outcomes. One learning rate was used for these five, and not tuned. With hard labels the loss in training
 # has fallen to 0.00: the model knows its 400 responses by heart. Among the five, *min* with soft labels and with
@@ -859,7 +839,8 @@ record = {
 # from more, and papers report gains with the text alone.
 #
 # **The head in the package.** `models.WithLogprobs` adds $l_s v$ to the hidden state, with a learned vector
-# $v$ that starts at 0. So $a = w \cdot v$.
+# $v$ that starts at 0. So $a = w \cdot v$. In section 6 the learned $a$ is about 5. So the digit with $l$ = −4.58
+# takes 5 × 4.58 = 23 off the logit of its step.
 #
 # **Token-level DPO.** Zeng et al. 2024 keep pairs of whole responses and add a penalty on the KL
 # divergence at each token (TDPO in lesson 14b). Their loss is finer, their feedback is not.

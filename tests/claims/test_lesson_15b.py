@@ -201,39 +201,36 @@ def idea(said, start):
     judge = tasks.arithmetic.right_step
     assert judge("12+10-1+7=", "", "22-1+7=") and judge("12+10-1+7=", "22-1+7=", "21+7=")
     assert not judge("12+10-1+7=", "22-1+7=", "20+7=")
-    said("| first step, `22-1+7=`: right |", 1)
-    said("| second step, `20+7=`: wrong. The third is not read |", 2)
-    said("This text is known to be wrong: no new check |", 2)
-    said("| and once more: `21+7=`, right |", 3)
+    said("A judge reads step by step. `22-1+7=` is right:", 1, 2)
+    said("The second try is `21+7=`. It is right:", 3)
     said("That is one pair for", 3)
 
 
 def gained(said, steps, price):
     assert OWN.steps == 200
-    said("and take", OWN.steps)
     per_step = steps.loc["step dpo"].labels.mean() / OWN.steps
-    said("| Step-DPO |", PROMPTS["step"], 290, abs(per_step - 290) < 5)
-    said("| whole responses |", PROMPTS["whole"], 2 * PROMPTS["whole"])
+    said("Both methods take", OWN.steps, 290, abs(per_step - 290) < 5, 2 * PROMPTS["whole"])
     mean = steps.groupby("variant")[["pass_1", "greedy", "step_right"]].mean()
     gain = mean.pass_1 - mean.pass_1["start"]
-    said("**Whole responses win.**", gain["whole responses"], gain["step dpo"], 0)
+    at_start = mean.pass_1["start"]
+    said("**Whole responses win.**", at_start, gain["whole responses"], gain["step dpo"], 0)
     greedy = mean.greedy["whole responses"], mean.greedy["step dpo"]
-    said("With greedy decoding the two are nearly equal:", *greedy)
+    said("**With greedy decoding the two are nearly equal:**", *greedy)
     assert 0.87 < mean.step_right["start"] < 0.92  # nine of ten
     # another processor may sample another token somewhere
     assert price == pytest.approx(
         {"first": 1015, "again": 140, "wrong": 109, "pairs": 105}, rel=0.1
     )
     whole = price["first"] + price["again"]
-    said("is expensive.** At the start,", 256, 1_015, 109, 140, 105)
-    said("So a pair costs", 1_015, 140, 105, 11, abs(whole / price["pairs"] - 11) < 1)
+    said("*Steps.* To read", 256, 1_015, 140, 105)
+    said("This gives 105 pairs. So a pair costs", 1_015, 140, 105, 11)
+    assert abs(whole / price["pairs"] - 11) < 1
     share = torch.tensor(steps.loc["start"].pass_1_by_prompt.tolist())
     # of two of 16 responses, drawn without replacement
     differ = (2 * share * (1 - share) * 16 / 15).mean().item()
-    said("Of two responses to one problem, exactly one is right in", differ)
-    said("So a pair of whole responses costs", 2, differ, 2 / differ)
+    said("Two responses to one problem cost", 2, differ, 2, differ, 2 / differ)
     said("**Both fall first.** After", 20)
-    said("**Believe the table, not the ends of the curves.**", ASKED)
+    said("**Believe section 3's table, not the ends of the curves.**", ASKED)
     assert TRIES == 16
     history = experiments.results("steps_history").groupby(["variant", "step"]).right.mean()
     ends = history["step dpo", OWN.steps], history["whole responses", OWN.steps // 2]
@@ -273,18 +270,18 @@ def learned(said, start):
     said("the two others get more than", 0.9, bool((good[1][::2] > 0.9).all()))
     factor = (reader.head.weight[0] @ reader.backbone.direction).item()
     low = logprobs[8].item()
-    said("The learned $a$ is about", 5, abs(factor - 5) < 0.5)
+    said("In section 6 the learned $a$ is about", 5, abs(factor - 5) < 0.5)
     said("So the digit with", low, 5, -low, -5 * low)
     said("are trained, on the same", 400)
 
 
 def labels(said):
-    said("Of $N = 8$ continuations", 2, 2 / 8, 2 / 8, 1)
-    said("The **hard** label is", 1, 0)
+    said("Of $N = 8$ continuations", 2, 2 / 8, 2 / 8)
+    said("The *hard* label is", 1, 0)
     said("With the reward", 1, 0)
-    said("The mean soft label is $p$ =", 0.1)
-    said("The mean hard label is $1 - 0.9^8$ =", 1 - 0.9**8, 1, 1 - 0.9**64 > 0.99)
-    said("the label falls from near", 1, 0, 28)
+    said("The mean hard label is", 1 - 0.9**8, 1, 1 - 0.9**64 > 0.99)
+    said("the label falls from above", 0.9, 0)
+    said("reaches the right answer,", 28, rewards.right_answer(["4*5+13+3-8="], ["28"]) == [1])
     # those of the committed page; other draws stay below 0.35, see the test of the labels
     said("the labels are low *from the start*, between", 0.08, 0.2)
 
@@ -294,11 +291,11 @@ def scores(said):
     said("For a step with $\\sigma(z) = 0.8$", -math.log(0.8), -math.log(0.2))
     p = torch.tensor([[0.9, 0.2, 0.9]], dtype=torch.float64)
     mask = torch.ones_like(p, dtype=torch.bool)
-    said("we need one number for each. There are three", 0.9, 0.2, 0.9)
+    said("we need one number for each. Suppose the steps have", 0.9, 0.2, 0.9)
     for how in ("last", "min", "product"):
         score = core.process_reward_score(p.logit(), mask, how=how).exp().item()
         said(f"| **{how}** |", score)
-    said("on the rule's labels of", 400)
+    said("We train on", 400, 1, 0)
 
 
 def judged(said, start, reward_models):
@@ -320,8 +317,8 @@ def judged(said, start, reward_models):
     more, few = (250, abs(more - 250) < 15), (26, abs(few - 26) < 4)
     said("| log-probabilities too (labels of the rule) |", 100, 1_000, *few, *more, 100)
     one_response(said)
-    said("on held-out problems: of", TRIES)
-    said("with the highest score right? Here are", TRIES)
+    said("has more reward models than its table")
+    said("Each held-out problem has", TRIES)
     mean = reward_models.groupby("variant").mean(numeric_only=True)
     policy = mean.loc["no reward model"]
     trained, readers = mean.loc[[*MODELS, HEAD]], mean.loc[list(READERS)]
@@ -330,10 +327,12 @@ def judged(said, start, reward_models):
     better = [name for name in (*MODELS, HEAD) if (of_min[name] > blind).all()]
     assert better == ["soft labels", "outcomes at every step"]
     said(
-        "*min* does better on every seed", trained.best_min[better[1]], trained.best_min[better[0]]
+        "*min* does better than blind on every seed",
+        trained.best_min[better[1]],
+        trained.best_min[better[0]],
     )
     said("A random response is right in", policy.random)
-    finding(said, start, policy, trained, readers)
+    finding(said, start, reward_models, policy, trained, readers)
     further(said, reward_models)
 
 
@@ -359,43 +358,44 @@ def picking(said, start, policy, trained, readers):
     texts = models.decode(start[1], texts)
     right = sum(rewards.right_answer(asked, texts))
     one_text = len({t for t in texts if rewards.right_answer(asked[:1], [t])[0]}) == 1
-    said("**One text, one score.**", TRIES, right, len(set(texts)), one_text, 1 / len(set(texts)))
-    said("fails only if none of the", TRIES)
+    said("picks a right one in", policy.blind, TRIES, right, len(set(texts)), one_text)
     others = trained[["best_last", "best_product"]]
     said(
         "At *last* and *product* no model's mean is better than blind:",
         others.min().min(),
         others.max().max(),
-        policy.blind,
         (others < policy.blind).all().all(),
     )
     few, more = (readers.loc[name] for name in READERS)
-    said("**With log-probabilities,", 100, few.best_min, more.best_min, 1_000)
+    said("**Log-probabilities help here, too.**", 100, few.best_min, more.best_min, 1_000)
     said("*Head only* has the same training without this input, and", trained.best_min[HEAD])
-    said(
-        "**Labels add nothing for picking**: a majority vote has",
-        policy.majority,
-        policy.best_product,
-    )
+    said("**Labels add nothing for picking.**", policy.majority, policy.best_product)
     assert (abs(readers.best_product - readers.best_min) < 0.02).all()
     said("**With log-probabilities *last* fails:", few.best_last, more.best_last)
 
 
-def finding(said, start, policy, trained, readers):
+def finding(said, start, reward_models, policy, trained, readers):
     few, more = (readers.loc[name] for name in READERS)
-    said("| soft labels, first below", 1 / 2, ROLLOUTS)
-    said("finds the wrong step.** With", 100, few.own, few.planted, 1_000, more.own, more.planted)
-    said("The least likely token alone finds", policy.own, policy.planted)
+    assert (reward_models.own_cases == 400).all()
+    said("`minirlhf experiment process_rewards` takes", 400)
+    said("the model finds the wrong step.** With", 100, few.own, 1_000, more.own)
+    text_alone = trained.own["labels of the rule"], policy.chance_own, trained.own[HEAD]
+    said("**From the text alone it hardly does.**", 12_700, *text_alone, more.own)
+    said("**The policy knew most of it.**", policy.own)
+    said("that read log-probabilities find", few.planted, 100, more.planted, 1_000)
+    said("The least likely token finds", policy.planted)
     cases = planted_errors(tasks.arithmetic.problems("test", ASKED // 2, levels=LEVELS))
     blamed = blamed_by_surprisal(*start, cases)
     missed = [x - y for x, y in zip(blamed, cases["step"], strict=True) if x != y]
     said("It misses", len(missed), len(cases), min(missed) > 0)
     assert abs(1 - len(missed) / len(cases) - policy.planted) < 1e-6
     found = trained[["own", "planted"]]
-    said("no model is clearly better than a random step.**", found.min().min(), found.max().max())
+    assert len(found) == 6
+    said("The six models with the text alone find", found.min().min(), found.max().max())
     said("A random step is right in", policy.chance_own, policy.chance_planted)
     said("every 95 % interval of the difference contains", 0)
     said("The policy had", DEMONSTRATIONS)
+    said("Soft labels, with", ROLLOUTS)
     said("The first below one half is the wrong one in only", policy.labels_half)
     said("The largest fall finds more than three of four", policy.labels_fall > 0.75)
     asked = [faults_15b.problems("test", 6)[4]] * TRIES
@@ -451,7 +451,6 @@ def changes(said):
     )
     answer("the changes are", *second)
     answer("with a chance of", 0.14, math.sqrt(0.14 * 0.86 / 64))
-    answer("Section 7 uses", ROLLOUTS)
 
 
 # ---- the faulty runs of exercises 4 and 5
