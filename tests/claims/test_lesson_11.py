@@ -1,12 +1,13 @@
 """Lesson 11, GRPO: every number of its prose, and every claim about a recorded run."""
 
 import copy
+import inspect
 import math
 
 import pytest
 import torch
 
-from minirlhf import core, evaluate, experiments, loops, models, rewards, tasks
+from minirlhf import core, experiments, loops, models, rewards, tasks
 from minirlhf.loops import FAMILY
 from minirlhf.runtime import seed_all
 from tests.claims.prose import lesson
@@ -27,7 +28,6 @@ from tests.loops.test_by_hand import lesson_source
 FOUR_UPDATES = "grpo, 4 epochs"
 PASSED = ("pass_1", "greedy")
 ONE_UPDATE = ("grpo", "dr-grpo", "dapo", "gspo", "cispo")
-AFTER_40_STEPS = {"paid": (0.5, 0.65), "at random": (0.2, 0.35)}  # share of right answers
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def grpo(steps):
     return rows.select_dtypes("number").groupby(rows.step).mean()
 
 
-# ---- sections 2 and 4: groups
+# ---- sections 1 to 4: groups
 
 
 def advantages(*scores):
@@ -103,7 +103,7 @@ def test_the_policy_answers_mostly_at_once_and_is_right_mostly_in_steps(model):
 
 
 def steps_by_hand(model, prompts, seed, batches=1, *, slip=("", "")):
-    """What the lesson's `grpo_step` returns: the mean score, and the ratios outside, per batch.
+    """What the lesson's `grpo_step` returns, the mean score, for each batch.
 
     slip: a piece of its code, and what stands there instead.
     """
@@ -127,21 +127,11 @@ def steps_by_hand(model, prompts, seed, batches=1, *, slip=("", "")):
     return [step([prompts[i] for i in index]) for index in order]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_roughly_one_ratio_in_ten_is_outside_the_clip_range_at_the_fourth_update(model, seed):
-    batches = steps_by_hand(model, experiments.practice_problems(), seed, batches=2)
-    _, first, second, third, fourth = batches[0]
-    assert first == 0 and min(second, third) > 0
-    assert 0.05 < fourth < 0.3
-    # After Adam's very first update more ratios are outside than after that of the next batch.
-    assert second > 2 * batches[1][2]
-
-
 def test_three_slips_of_exercise_5_show_in_the_second_mean_score(model):
     prompts = experiments.practice_problems()
 
     def scores(*slip):
-        return [row[0] for row in steps_by_hand(model, prompts, 0, batches=2, slip=slip)]
+        return steps_by_hand(model, prompts, 0, batches=2, slip=slip)
 
     right = scores("", "")
     kept = scores("optimizer.zero_grad()", "pass")
@@ -164,21 +154,12 @@ def test_three_slips_of_exercise_5_show_in_the_second_mean_score(model):
     assert sampled[1][0] != right[0]
 
 
-def test_a_token_loses_its_gradient_where_section_5_says():
+def test_a_token_loses_its_gradient_where_section_1_says():
     old = torch.zeros(1, 4)
     new = torch.tensor([[1.3, 1.3, 0.7, 0.7]]).log().requires_grad_(True)
     advantages, mask = torch.tensor([[1.0, -1.0, 1.0, -1.0]]), torch.ones(1, 4, dtype=torch.bool)
     core.ppo_clip(new, old, advantages, mask).sum().backward()
     assert (new.grad == 0).tolist() == [[True, False, False, True]]
-
-
-def test_adams_first_update_moves_every_weight_by_the_learning_rate():
-    weights = torch.nn.Parameter(torch.zeros(5))
-    optimizer = loops.make_optimizer(torch.nn.ParameterList([weights]), loops.OptimiserConfig())
-    weights.grad = torch.tensor([1e-3, -1e-2, 0.1, -1.0, 10.0])
-    optimizer.step()
-    expected = -1e-4 * weights.grad.sign()
-    torch.testing.assert_close(weights.detach(), expected, rtol=1e-4, atol=0)
 
 
 # ---- section 8: a run
@@ -193,29 +174,6 @@ def test_forty_steps_on_right_answers_help_and_on_random_scores_harm(steps, seed
     assert paid.score.loc[near_40].mean() > paid.score[0] + 0.05
     assert control.right.loc[near_40].mean() < control.right[0] - 0.05
     assert control.kl.loc[near_40].mean() > paid.kl.loc[near_40].mean()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS[:2])
-@pytest.mark.parametrize("name", AFTER_40_STEPS)
-def test_forty_steps_end_where_section_8_says(model, name, seed):
-    """The lesson's own run. Its page says a range, because another processor rounds differently."""
-    policy, tokenizer = copy.deepcopy(model[0]), model[1]
-    right = rewards.reward_function(rewards.right_answer, tokenizer)
-    drawing = torch.Generator().manual_seed(seed)
-
-    def at_random(batch):
-        scores = right(batch)
-        return scores[torch.randperm(len(scores), generator=drawing)]
-
-    reward = {"paid": right, "at random": at_random}[name]
-    config = experiments.group_config("arithmetic", "grpo", steps=40, seed=seed)
-    prompts, monitors = experiments.practice_problems(), {"right": right}
-    _, run = loops.train_group(policy, tokenizer, prompts, reward, config, monitors=monitors)
-    shares = run.column("grpo", "right")
-    low, high = AFTER_40_STEPS[name]
-    assert 0.35 < sum(shares[:5]) / 5 < 0.45
-    assert low < sum(shares[-5:]) / 5 < high
 
 
 def test_after_training_there_are_more_steps_and_one_problem_does_worse():
@@ -265,40 +223,37 @@ def test_the_numbers_of_the_prose(runs, longer, grpo, model):
         said("Our rule is:", 1, 0)
         said("a language model with", parameters(model) / 1e6)
         group_by_hand(said)
-        # 5: one step
-        said("A batch has", 16, 8)
-        said("with B =", 16 * 8)
-        said("Two epochs with minibatches of", 64, 2 * 16 * 8 // 64)
-        said("outside the clip range", 1 - 0.2, 1 + 0.2)
-        said("table of section 5.** At update", 2)
-        said("loses its gradient if $A > 0$ and its ratio is above", 1 + 0.2, 1 - 0.2)
-        said("the clipped loss ($\\epsilon$ is", 0.2)
-        said("Part", 3)
-        said("In the first update all ratios are", 1)
-        said("before part", 3)
-        # 6: the microscope
+        said(
+            "once its ratio has moved by",
+            inspect.signature(core.ppo_clip).parameters["clip_eps"].default,
+        )
         microscope(said, model)
-        # 7: the gradient
-        gradients(said, model)
+        # 5: one step
+        said("A batch has", 16, 8, 16 * 8)
+        said("Two epochs with minibatches of", 64, 2 * 16 * 8 // 64)
+        said("| `groups`, `centred` |", 16, 8)
+        said("the clipped loss of every token | `losses` |", 64)
+        said("before part", 3)
+        # 6 and 7: the two divisions
+        gradients(said)
         # 8: a run
         said("a short run of our own:", 40)
-        said("settings of our experiments", *settings_of_a_run())
-        said("So every ratio is", 1)
         own_run(said)
         longer_runs(said, runs)
         late, last_ten = grpo[grpo.index >= 60], grpo[grpo.index >= 70]
-        said("problems | It rises from", grpo.score[0], grpo.score[-5:].mean(), 5)
+        said("to practice problems. It rises from", grpo.score[0], grpo.score[-5:].mean())
         said("It nearly doubles, from", grpo.length[0], late.length.mean())
         equal = grpo.frac_reward_zero_std
         said(
-            "in which all scores are equal | It rises from",
+            "in which all scores are equal. It rises from",
             equal[grpo.index < 10].mean(),
             last_ten.frac_reward_zero_std.mean(),
         )
         # 9: sharpening or learning
         rule(said, longer)
         problems = len(runs.loc[("start", 0)].pass_16_by_prompt)
-        said("Take", problems, mean(runs, "start", "pass_16"))
+        said("We test on", problems)
+        said("On the problems of section 8 it is", mean(runs, "start", "pass_16"))
         harder(said, longer)
         # going further: variants
         three = means[:3]
@@ -329,17 +284,8 @@ def test_the_numbers_of_the_prose(runs, longer, grpo, model):
         said("their advantage is", 0)
 
 
-def settings_of_a_run():
-    """Prompts, responses of a group, and updates per batch of the lesson's own run."""
-    config = experiments.group_config("arithmetic", "grpo", steps=40)
-    batch = config.prompts_per_step * config.group_size
-    return config.prompts_per_step, config.group_size, config.epochs * batch / config.minibatch_size
-
-
 def own_run(said):
-    """Section 8: the lesson's own run. A slow test runs it."""
-    said("The share of right answers starts near", 0.4, *AFTER_40_STEPS["paid"], 5)
-    said("In the control it *falls*, to between", *AFTER_40_STEPS["at random"])
+    """Section 8: the lesson's own run."""
     before, after = (lesson_table(f"table({of}, questions)") for of in ("start", "trained"))
     count = ["".join(rows[0]).count("✓") for rows in (before, after)]
     assert len(before[0]) == 5 and tasks.arithmetic.problems("test", 1)[0].prompt == "16-1-10="
@@ -352,7 +298,10 @@ def longer_runs(said, runs):
     assert registered == {"epochs": 4, "steps": 40}  # a minibatch is the whole batch
     said("experiment family`:", 80, 3)
     said("The run `grpo, 4 epochs` has", registered["steps"], registered["epochs"], 4)
-    said("The pull on length of section 7 is weak beside this", as_long(runs))
+    said("The pull of section 6 is weak beside this", as_long(runs))
+    config = experiments.group_config("arithmetic", "grpo")
+    assert config.epochs == 1 and config.minibatch_size == 16 * 8  # one update per batch
+    said("So every ratio is", 1)
     said("it takes two epochs of two minibatches. On", len(runs.loc[("grpo", 0)].pass_1_by_prompt))
     said("| no training |", 0, 0, *(mean(runs, "start", x) for x in PASSED))
     for name, steps, epochs in (("grpo", 80, 1), (FOUR_UPDATES, 40, 4)):
@@ -383,13 +332,14 @@ def groups_of_section_2(said):
     assert not advantages(1, 1, 1, 1).any() and not advantages(0, 0, 0, 0).any()
     said("*All are right*:", 0)
     said("*Far apart*:", *advantages(1, 0))
-    said("*Nearly equal*:", *advantages(1.001, 1), advantages(1, 0)[0], 0.001 / math.sqrt(2))
+    said("*Nearly equal*:", *advantages(1.001, 1))
 
 
 def group_by_hand(said):
     scores, centre = [1, 0, 0, 1], 1 / 2
     std = math.sqrt(sum((r - centre) ** 2 for r in scores) / 3)
-    said("have the scores", *scores, centre)
+    said("It can write a step first:", 16, 16, 16 + 16)
+    said("A right answer has the score", 1, *scores, centre)
     for text, r in zip(("`~43`", "`~45`", "`32+11=33`", "`32+11=43`"), scores, strict=True):
         said(f"| {text} |", r, r - centre, (r - centre) ** 2, (r - centre) / std)
     said("The squares sum to", 1, 1 / 3, std)
@@ -397,22 +347,16 @@ def group_by_hand(said):
 
 
 def microscope(said, model):
-    texts, scores, batch = drawn(model, 8, seed=2)
+    texts, scores, _ = drawn(model, 8, seed=2)
     each = core.group_relative(scores[None])[0]
     right, wrong = each[texts.index("32+11=43")].item(), each[texts.index("32+11=33")].item()
-    said("While the ratio is", 1)
+    said("Before the first update every ratio is", 1)
     said("`32+11=43`, has the advantage", right, wrong)
     said("Its first written step is right:", 16, 16, 16 + 16)
-    at_once = sum(text.startswith("~") for text in texts)
     said("Look at response", texts.index("32+11=33"))
-    lengths = {len(text) + 1 for text in texts if text.startswith("~")}
-    assert at_once == 6 and lengths == {4} and len("32+11=43") + 1 == 9
+    assert len("32+11=43") + 1 == 9
     shared = (right + wrong) / 9
     said("The right response, number", texts.index("32+11=43"))
-    said("has the same `32+11=`. Both have", 9, right, -wrong, 9, shared, right / 9, wrong / 9)
-    said("Six responses of", 4, at_once, wrong, 4, at_once * wrong / 4, shared)
+    said("has the same `32+11=`. Both have", 9, right, 9, right / 9, wrong, 9, wrong / 9)
+    said("The sum is", shared, shared > 0)
     assert [text for text in texts if text.startswith("32+11=")] == ["32+11=43", "32+11=33"]
-    policy, tokenizer = model
-    table = evaluate.token_table(batch, tokenizer, actor=policy, temperature=1.0)
-    first = dict(table.alternatives[0])
-    assert (round(first["~"], 2), round(first["3"], 2)) == (0.79, 0.21)

@@ -1,17 +1,13 @@
-"""Lesson 11, section 7: the exact gradient of a loss, length, and the factor of a prompt."""
+"""Lesson 11: the length (section 6), the factor of a prompt (section 7), the exact gradient."""
 
 import functools
 import math
-import re
 
-import nbformat
 import pytest
 import torch
 
 from minirlhf import core
 from minirlhf.classroom import check
-from minirlhf.classroom.course import NOTEBOOKS
-from tests.claims.records_11 import drawn, lesson_table
 from tests.loops.test_by_hand import lesson_step
 
 
@@ -47,29 +43,30 @@ def length_of_wrong(world, logits):
     return ((p * lengths)[wrong].sum() / p[wrong].sum()).item()
 
 
-def test_the_table_of_section_7(directions):
+def test_only_the_own_length_changes_the_direction(directions):
     before = directions["before"]
     assert directions["1"] == pytest.approx((1, 1, before))
     assert directions["3"] == pytest.approx((1 / 3, 1, before))
-    shown = [
-        [directions[name][0] * share, *directions[name][1:]]
-        for name in ("1", "3", "own")
-        for share in (3 / 4, 1)  # the mean of the group, and the mean of the others
-    ]
-    table = torch.tensor(numbers_of_table("of_group = "), dtype=torch.float64)
-    torch.testing.assert_close(table, torch.tensor(shown, dtype=torch.float64), rtol=0, atol=5.1e-3)
-    assert (table[:4, 1] == 1).all() and (table[4:, 1] < 0.95).all()
-    assert (table[4:, 2] > before + 0.1).all()
+    assert directions["own"][1] < 0.95 and directions["own"][2] > before + 0.1
 
 
-def numbers_of_table(start):
-    """The last three columns of such a table, as numbers."""
-    return [[float(x) for x in row[-3:]] for row in lesson_table(start)]
+def test_the_mean_of_the_others_gives_the_true_gradient_and_that_of_the_group_three_quarters():
+    world = core.World.from_reward(("good", "bad", "."), 3, lambda w: float(w[0] == "good"))
+    groups, chance = world.groups(world.ref_logits, 4)
+    scores, true = world.rewards[groups], world.gradient(world.ref_logits)
+    for advantages, share in (
+        (core.leave_one_out(scores), 1),
+        (core.group_relative(scores, scale_by_std=False), 3 / 4),
+    ):
+        logits = world.ref_logits.clone().requires_grad_(True)
+        objective = advantages * world.sequence_logprobs(logits)[groups]
+        (chance * objective.mean(1)).sum().backward()
+        torch.testing.assert_close(logits.grad, share * true)
 
 
 @pytest.mark.parametrize("own_length, cosine", [(False, 1.0), (True, 0.94)])
 def test_sigma_changes_no_direction_whatever_the_divisor(own_length, cosine):
-    """Section 7b: the mean gradient of the groups with c right answers is sigma^2 times one vector.
+    """Going further: the mean gradient of the groups with c right answers is sigma^2 times one vector.
 
     The vector is along the true gradient only without the division by the own length.
     """
@@ -112,12 +109,24 @@ def factor(p, size):
     return weight(p, size) / weight(p, size, scaled=False)
 
 
+def ratio_of_means(p, size):
+    """The mean of sigma over all groups of a prompt, divided by that of sigma^2."""
+    chance = [math.comb(size, c) * p**c * (1 - p) ** (size - c) for c in range(size + 1)]
+    sigma = [deviation(c, size) for c in range(size + 1)]
+    means = [sum(x * s**k for x, s in zip(chance, sigma, strict=True)) for k in (1, 2)]
+    return means[0] / means[1]
+
+
+def deviation(right, size):
+    """The standard deviation of the scores of a group."""
+    return torch.tensor([1.0] * right + [0.0] * (size - right)).double().std().item()
+
+
 @pytest.mark.parametrize("p", [0.02, 0.36, 0.5, 0.9])
 def test_the_factor_of_a_prompt(p):
     for size in (2, 4, 8, 16):
         assert math.isclose(weight(p, size, scaled=False), (size - 1) / size)
-        ours = lesson_step("11_grpo", "factor")(torch.tensor(p, dtype=torch.float64), size)
-        assert math.isclose(factor(p, size), ours.item(), rel_tol=1e-3)  # without delta
+        assert math.isclose(factor(p, size), ratio_of_means(p, size), rel_tol=1e-3)  # no delta
     assert math.isclose(factor(p, 2), factor(0.5, 2))  # flat: a group of two cannot tell
     assert math.isclose(factor(0.36, 1000), 1 / math.sqrt(0.36 * 0.64), rel_tol=5e-3)
     assert factor(0.02, 16) > factor(0.02, 8) > factor(0.02, 4) > factor(0.02, 2)
@@ -156,92 +165,90 @@ def test_only_the_own_length_moves_the_length():
     torch.testing.assert_close(constant, constant[:1].expand(61, 2), rtol=0, atol=1e-9)
 
 
+def by_mean_length(logprobs, group_scores, mask, *, others=False):
+    """The colleague's loss: divided by the mean length of the group, or of the others in it."""
+    lengths = mask.sum(1).view(group_scores.shape).double()
+    means = lengths.mean(1, keepdim=True).expand(lengths.shape)
+    if others:
+        means = (lengths.sum(1, keepdim=True) - lengths) / (lengths.shape[1] - 1)
+    weighted = logprobs * (6 / means.flatten())[:, None]
+    return check.colleagues_loss.reference(weighted, group_scores, mask)
+
+
+def wrong_responses():
+    """The share of wrong responses in each batch, while the colleague's loss trains."""
+    shares = []
+
+    def loss(logprobs, group_scores, mask):
+        shares.append(1 - group_scores.mean().item())
+        return by_mean_length(logprobs, group_scores, mask)
+
+    lesson_step("11_grpo", "length_of_wrong_responses")(loss)
+    return shares
+
+
 def test_the_mean_length_of_the_group_moves_the_length_and_a_constant_does_not():
     """Exercise 3: the curve of the colleague's loss rises, that of the right one is flat.
 
     That of the mean of the other lengths is flat, too.
     """
 
-    def divided(logprobs, group_scores, mask, *, others=False):
-        lengths = mask.sum(1).view(group_scores.shape).double()
-        means = lengths.mean(1, keepdim=True).expand(lengths.shape)
-        if others:
-            means = (lengths.sum(1, keepdim=True) - lengths) / (lengths.shape[1] - 1)
-        weighted = logprobs * (6 / means.flatten())[:, None]
-        return check.colleagues_loss.reference(weighted, group_scores, mask)
-
     length = lesson_step("11_grpo", "length_of_wrong_responses")
-    shared = torch.tensor(length(divided))
-    of_others = torch.tensor(length(functools.partial(divided, others=True)))
+    shared = torch.tensor(length(by_mean_length))
+    of_others = torch.tensor(length(functools.partial(by_mean_length, others=True)))
     assert (of_others - of_others[0]).abs().max() < 0.03
     constant = torch.tensor(length(check.colleagues_loss.reference))
     assert shared[-1] > shared[20] > shared[5] > shared[0] + 0.05 and shared[-1] < 2.6
+    assert shared[-1] - shared[20] < (shared[20] - shared[0]) / 5  # it flattens
     assert (constant - constant[0]).abs().max() < 0.03
 
 
 # ---- the numbers of the prose, called by test_lesson_11.py
 
 
-def gradients(said, model):
-    """Section 7: three divisors, two baselines, and the standard deviation."""
-    said("While all ratios are", 1)
-    said("that of the true one is", 1)
-    said("| cosine |", 1)
-    said("along the gradient; before it,", exact_directions()["before"])
-    said("only shrinks the gradient**, to", 3 / 4)
-    said("(section 5) changes the direction**: the cosine is", exact_directions()["own"][1])
-    said("but is not along $\\nabla p$ (cosine", exact_directions()["own"][1])
-    pushes_on_stop(said, model)
+def gradients(said):
+    """Sections 6 and 7, and what "Going further" says about them."""
+    pushes_on_stop(said)
+    said("of a prompt that is solved", 0.02, factor(0.02, 16), factor(0.5, 16), 16)
+    said("Here it is for groups of", 16)
+    for right, words in ((1, "one"), (8, "eight"), (15, "fifteen")):
+        said(f"| {words} |", deviation(right, 16), 1 / deviation(right, 16))
+    said("So its factor is near", 4, 3.5 < factor(0.02, 16) < 4)
+    assert sum(math.comb(16, c) * 0.02**c * 0.98 ** (16 - c) for c in (0, 1)) > 0.9
     said("So that scores of any scale,", 0, 1, 0, 100)
     ours, hundred = (core.group_relative(k * torch.tensor([[0.0, 1, 1, 0]])) for k in (1, 100))
     torch.testing.assert_close(ours, hundred, rtol=1e-3, atol=0)
-    chance = [math.comb(16, c) * 0.02**c * 0.98 ** (16 - c) for c in range(17)]
-    sigma = [torch.tensor([1.0] * c + [0.0] * (16 - c)).double().std().item() for c in range(17)]
-    means = [sum(x * y for x, y in zip(chance, z, strict=True)) for z in (squares(sigma), sigma)]
-    said("Here is $\\sigma^2$, also for $c$ =", 1, 2, 16)
-    formula = [float(x) for x in re.findall(r"= (0\.\d+) ", displayed("1 \\cdot 15"))]
-    assert formula == [round(s * s, 4) for s in sigma[1:3]]
+    # going further
+    sizes = [factor(p, 16) for p in (0.02, 0.98, 0.5)]
+    said("expected gradient. In groups of", 16, *sizes, units_agree(0.02, 16))
     said("because the sum of all $\\nabla \\pi(y)$ is", 0)
-    said("with groups of", 16)
-    said("The unit of the last two columns is", units_agree(0.02, 16))
-    for c, words in enumerate(("none", "one", "two")):
-        said(f"| {words} |", chance[c], sigma[c] ** 2, sigma[c])
-    said("The means are", *means, means[1], means[0], means[1] / means[0])
-    assert math.isclose(means[1] / means[0], factor(0.02, 16), rel_tol=1e-3)  # without delta
-    said("**Predict.** Groups of", 16)
-    said("And in groups of", 2)
-    said("have the same factor in groups of", 16, factor(0.02, 16), factor(0.5, 16), 2)
     pair = math.sqrt(1 / 2)
-    said("Its $\\sigma$ is", pair, 1, pair, 1 / pair)
+    said("Of groups with only", 2, pair, 1, pair, 1 / pair)
     assert math.isclose(1 / pair, factor(0.5, 2), rel_tol=1e-3)
+    said("because the policy learns. After", 25, wrong_responses()[25])
+    exact = exact_directions()
+    said("without the two divisions, the expected gradient is", 3 / 4)
+    said("the cosine with the true gradient is", exact["own"][1])
+    said("After one update of norm", 1, exact["own"][2], exact["before"])
 
 
-def displayed(words):
-    """The one displayed formula of the lesson that has these words."""
-    cells = nbformat.read(NOTEBOOKS / "11_grpo.ipynb", 4).cells
-    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    (found,) = [f for f in re.findall(r"\$\$(.*?)\$\$", text, re.DOTALL) if words in f]
-    return found
-
-
-def pushes_on_stop(said, model):
-    """The table on *stop* and *go on*, from the derivative of a log-probability by a logit."""
-    _, scores, _ = drawn(model, 8, seed=2)
-    advantage = core.group_relative(scores[None]).min().item()
-    logits = torch.zeros(2, requires_grad=True)  # stop, go on
-    slopes = [
-        torch.autograd.grad(logits.log_softmax(0)[word], logits)[0][0].item() for word in (0, 1)
-    ]
-    assert slopes == [1 - 1 / 2, -1 / 2]
-    said("for a response of", 4, 9, 1 / 2, advantage)
-    sums = []
-    for word, length, slope in (("stop", 4, slopes[0]), ("go on", 9, slopes[1])):
-        each = advantage / length
-        moved = [slope * advantage, slope * each]
-        said(f"| *{word}* |", advantage, moved[0], advantage, length, each, moved[1])
-        sums.append(moved)
-    whole, divided = (a + b for a, b in zip(*sums, strict=True))
-    said("| both |", whole, divided)
+def pushes_on_stop(said):
+    """The table on *stop* and *go on*, and what the pushes do to the choice between the two."""
+    said("At its next token it can *stop*, and then has", 4, 9, 1 / 2, -1, 1)
+    gains = {}
+    for kind, advantage in (("wrong", -1), ("right", 1)):
+        logits = torch.zeros(2, requires_grad=True)  # stop, go on
+        chosen = logits.log_softmax(0)
+        for name, divisors in (("not divided", (1, 1)), ("divided", (4, 9))):
+            mean = sum(advantage / d * chosen[i] / 2 for i, d in enumerate(divisors))
+            (slope,) = torch.autograd.grad(mean, logits, retain_graph=True)
+            gains[kind, name] = (slope[0] - slope[1]).item()
+        for word, length in (("stop", 4), ("go on", 9)):
+            row = [advantage, advantage, length, advantage / length]
+            said(f"| {kind} | *{word}* |", *row)
+    assert gains["wrong", "not divided"] == gains["right", "not divided"] == 0
+    said("Among wrong responses, *stop* is pushed down more", gains["wrong", "divided"] < 0)
+    said("Among right ones, *stop* is pushed up more", gains["right", "divided"] > 0)
 
 
 def units_agree(p, size):
@@ -251,7 +258,3 @@ def units_agree(p, size):
         slope = (c * (1 - c / size) / p + (size - c) * c / size / (1 - p)) / size
         units.append(slope / (c * (size - c) / (size * (size - 1))))
     return all(math.isclose(unit, (size - 1) / size / (p * (1 - p))) for unit in units)
-
-
-def squares(numbers):
-    return [x * x for x in numbers]

@@ -15,7 +15,6 @@ from tests.claims.records_11 import SEEDS, by_run, column, family, mean
 
 LONG = ("grpo, 400 steps", "reinforce, 400 steps")
 LONGER = (5,)
-LONGER_RUNS = ("grpo", "grpo, 400 steps")
 WORTH_HAVING = 0.05  # a rise of pass@16
 RULE = ["no gain", "undecided", "learning", "sharpening with a loss", "sharpening", "undecided"]
 
@@ -50,10 +49,11 @@ def test_80_steps_of_grpo_sharpen_twice_and_teach_once(runs):
     assert verdicts(runs, "grpo") == ["sharpening", "learning", "sharpening"]
 
 
-def first_line(one, each, together):
-    """Which line of the rule of section 9 fits first, counted from 0.
+def first_case(one, each, together):
+    """Which case of the rule of section 9 holds first, counted from 0.
 
-    one, together: (change, low, high) of pass@1 and of pass@16, pooled. each: pass@16 by seed.
+    The first two are its questions 1 and 2; the others are the lines of its table. one, together:
+    (change, low, high) of pass@1 and of pass@16, pooled. each: pass@16 by seed.
     """
     _, low, high = together
     fits = (one[1] <= 0, contradict(each), low > 0, high < 0, high < WORTH_HAVING, True)
@@ -61,8 +61,8 @@ def first_line(one, each, together):
 
 
 def verdict(one, each, together):
-    """The verdict of the rule of section 9; the arguments are those of `first_line`."""
-    return RULE[first_line(one, each, together)]
+    """The verdict of the rule of section 9; the arguments are those of `first_case`."""
+    return RULE[first_case(one, each, together)]
 
 
 def contradict(each):
@@ -219,31 +219,23 @@ def rule(said, longer):
     """Section 9: pass@k, the interval and the verdicts."""
     for model, chances in (
         ("before training", (0.5, 0.5, 0.0)),
-        ("one model after it", (0.9, 0.9, 0.0)),
-        ("another model after it", (0.7, 0.7, 0.4)),
+        ("one model after it: **sharpening**", (0.9, 0.9, 0.0)),
+        ("another model after it: **learning**", (0.7, 0.7, 0.4)),
     ):
         passed = [sum(1 - (1 - p) ** k for p in chances) / 3 for k in (1, 16)]
         said(f"| {model} |", *chances, *passed)
     said("(**pooled**). Draw", len(longer.loc[("start", 0)].pass_16_by_prompt), 0.95)
-    one, together = (0.06, 0.03, 0.09), (0.01, -0.02, 0.04)  # a made-up run
-    for words, *numbers in (
-        ("pass@1, pooled | it does not lie above", 0, *one),
-        ("pass@16, each seed | one lies above", 0, 0),
-        ("pass@16, pooled | it lies above", 0, *together),
-        ("pass@16, pooled | it lies below", 0, *together),
-        ("pass@16, pooled | its upper end is below", WORTH_HAVING, *together),
-    ):
-        said(words, *numbers)
-    row = re.compile(r"\| \*\*\d\.\*\* \|.*?\| \*\*([a-z ]+)\*\*[^|]*\|[^|]*\| (\S*) ?\|")
-    lines = [found.groups() for p in said.paragraphs if (found := row.fullmatch(p.text))]
-    assert [name for name, _ in lines] == RULE
-    fitting = [mark for _, mark in lines].index("**yes**")
-    assert fitting == first_line(one, [together] * 3, together)
-    ends = [pooled(longer, v, "pass_16") for v in LONGER_RUNS]
-    half = sorted((high - low) / 2 for _, low, high in ends)
-    said("Why the", WORTH_HAVING, WORTH_HAVING * 400, 400, *half, half[-1] < WORTH_HAVING)
+    said("worth having. Ours is", WORTH_HAVING)
+    said("Does the pooled interval of pass@1 lie above", 0)
+    said("Does the interval of pass@16 lie above", 0, 0)
+    said("| the interval contains", 0, WORTH_HAVING)
+    said("| no, it lies above", 0)
+    said("| no, it lies below", 0)
+    rows = [p.text for p in said.paragraphs if re.match(r"\| (yes|no, it lies)\b", p.text)]
+    table = [re.search(r"\*\*(.+?)\*\*", row)[1] for row in rows]
+    assert table == [RULE[case] for case in (2, 5, 4, 3)]
     said("A problem that goes from", 0.02, 0.1, 1 - 0.98**16, 1 - 0.9**16)
-    said("more problems are solved within", 16)
+    said("And learning only means that more problems are solved within", 16)
 
 
 def six_runs(said):
@@ -284,52 +276,51 @@ def six_runs(said):
     rises = {run: [low > 0 for _, low, _ in cells] for run, cells in runs.items()}
     assert rises["A"] == [False, True, False, True] and rises["B"] == [True, False, False, False]
     assert not any(rises["C"] + rises["D"] + rises["F"])
-    said("But an interval that contains", 0)
-    said("and the pooled interval is above", 0)
+    said("**A is learning.** The pooled interval of pass@16 lies above", 0)
+    said("their intervals contain", 0)
     said("**B is undecided.** The interval of seed", 0, 0, 1)
-    said("**C is sharpening.** Its intervals contain", 0, still[3][2], WORTH_HAVING, 1 - 0.4)
-    said("**D is undecided.** Its intervals contain", 0, WORTH_HAVING, 40)
+    said("**C is sharpening.** The pooled interval contains", 0, WORTH_HAVING, 1 - 0.4)
+    assert still[3][1] < 0 < still[3][2] < WORTH_HAVING
+    said("**D is undecided.** The pooled interval contains", 0, WORTH_HAVING, 40)
+    said("But the interval of pass@1 contains", 0, firsts["E"][1] < 0 < firsts["E"][2])
     assert all(low < 0 < WORTH_HAVING < high for _, low, high in runs["D"])
-    said("**F is sharpening with a loss.** The pooled interval of pass@16 lies below", 0)
-    said("It also ends below", WORTH_HAVING, 16, runs["F"][-1][2] < 0 < runs["F"][1][2])
+    said("**F is sharpening with a loss.** The pooled interval of pass@16 lies below", 0, 16)
+    assert runs["F"][-1][2] < 0
 
 
 def harder(said, longer):
     """Section 9: problems that are longer than those practised."""
     start, end = "start", "grpo, 400 steps"
-    said("trains as in section 8, for", 80, 400, 3, 400, mean(longer, start, "pass_16"), 16)
-    said("**Predict.** After", 400, *(mean(longer, v, "pass_1") for v in (start, end)), 80)
-    said("The line of", 400)
-    said("That with", 80)
-    said("**Predict** the verdicts after", 80, 400)
-    lines = {
-        v: first_line(
+    said("trains as in section 8, for", 400, 3, mean(longer, start, "pass_16"), 16)
+    said("Training lifts pass@1 from", *(mean(longer, v, "pass_1") for v in (start, end)))
+    said("the trained model is ahead. With", 16)
+    cases = {
+        v: first_case(
             pooled(longer, v, "pass_1"),
             [gain(longer, v, s) for s in SEEDS],
             pooled(longer, v, "pass_16"),
         )
-        for v in LONGER_RUNS
+        for v in ("grpo", end)
     }
-    said("**Sharpening after", 400, lines[end] + 1)
-    assert pooled(longer, end, "pass_1")[1] > 0
-    said("The interval of pass@1 lies above", 0)
-    room = 1 - mean(longer, start, "pass_16")
+    assert (RULE[cases[end]], RULE[cases["grpo"]]) == ("sharpening", "undecided")
+    assert cases["grpo"] == 5  # not because seeds contradict each other
+    said("the pooled interval of pass@1 lies above", 0, pooled(longer, end, "pass_1")[1] > 0)
+    no_seed = all(gain(longer, end, s)[1] <= 0 for s in SEEDS)
+    said("for no seed does the interval of pass@16 lie above", 0, no_seed)
     change, low, high = pooled(longer, end, "pass_16")
-    assert low < 0 < high
-    said("That of pass@16 ends at", high, room)
-    said("It holds", 0, -change)
-    said("although the mean falls by", -change)
+    assert low < 0 < high < WORTH_HAVING
+    said("Question 3: the pooled interval of pass@16 contains", 0, WORTH_HAVING)
+    said("pass@16 falls by", -change, 0)
     counts = {
         v: torch.stack([right_samples(longer, v, s) for s in SEEDS]).double() for v in (start, end)
     }
     half, once = ([(counts[v] >= least).sum().item() / 3 for v in (end, start)] for least in (8, 1))
-    said("training steps at least one sample is right for", once[0], 400, once[1])
-    said("often right** (section 9). After", 400)
-    said("But at least half of the samples are right for", *half, 3)
-    said("**Undecided after", 80, lines["grpo"] + 1)
+    said("(section 9). At least one sample is right for", once[0], 400, once[1], 3)
+    said("At least half of the samples are right for", *half)
+    said("**Fewer problems are solved, and these more often, after", 400, once[0] < once[1])
+    said("**The verdict is undecided after", 80)
     _, low, high = pooled(longer, "grpo", "pass_16")
     assert low < 0 < WORTH_HAVING < high
-    said("The interval of pass@16 holds", 0, WORTH_HAVING)
+    said("But the pooled interval of pass@16 contains", 0, WORTH_HAVING, 1)
     assert verdicts(longer, "grpo") == ["sharpening", "learning", "no gain"]
-    said("holds 0 and 0.05. With seed", 1)
     said("and with seed", 2)
