@@ -375,7 +375,7 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 #
 # Does a real run need the clip? We trained PPO again with *eight* epochs on each batch instead of two: with the clip
 # (orange) and without it (green). *As it is* (blue) are runs with two epochs and the clip. Each setting has three
-# seeds.
+# seeds. A new curve is the **length**: the mean number of tokens of a response.
 #
 # **Predict.** In which of the six curves will the green runs differ from the others?
 
@@ -488,7 +488,8 @@ check.clipped_share(clipped_share)
 # %% [markdown] tags=["exercise"]
 # **3. A clip that pulls back** *(hard, 20 minutes)*. A clipped token can move on, because it shares
 # the weights with other tokens (section 3). Change PPO's loss so that such a token is pulled *back*.
-# Section 3's figure draws what PPO maximises, which is minus the loss. Leave the figure as it is in four of the six cases. In the other two it is flat. Make it fall there:
+# Section 3's figure draws what PPO maximises, which is minus the loss. Leave the figure as it is in four of
+# the six cases. In the other two it is flat. Make it fall there:
 #
 # - $A > 0$: to the right of $1+\epsilon$ it falls by $\alpha A$ when the ratio *grows* by 1.
 # - $A < 0$: to the left of $1-\epsilon$ it falls by $\alpha |A|$ when the ratio *shrinks* by 1.
