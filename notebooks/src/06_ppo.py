@@ -20,7 +20,7 @@
 # - read the curves of a PPO run, and tell whether it is healthy.
 #
 # **You need** lesson 04 (the policy gradient, REINFORCE) and lesson 05 (values, advantages, GAE).
-# About 75 minutes to read and 95 for the exercises.
+# About 50 minutes to read and 95 for the exercises.
 
 # %%
 import copy
@@ -33,36 +33,34 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. The idea: use every sample more than once
 #
-# Sampling is the slow part of RLHF, because a response is written one token at a time. REINFORCE
-# (lesson 04) makes one update per batch of samples. **Proximal policy optimisation (PPO)** makes
-# several. After the first of them, the policy is no longer the one that sampled. The **importance
-# ratio** $\rho_t$ of a token says how far its probability has moved. It is the probability of the token
-# now, divided by its probability when it was sampled:
+# How can a policy learn more from each sample? Sampling is the slow part of RLHF, because a response is
+# written one token at a time. REINFORCE (lesson 04) makes one update with a batch of samples, and throws the
+# batch away. **Proximal policy optimisation (PPO)** makes several updates with the same batch.
+#
+# There is a catch. After the first update, the policy is no longer the one that sampled the batch. So PPO
+# distinguishes $\pi_{\text{old}}$, the policy that sampled the batch, and $\pi$, the policy now.
+#
+# Let $y_t$ be a token of a response, and $s_t$ everything before it: the prompt and the tokens written so
+# far. The **importance ratio** $\rho_t$ of the token is its probability now, divided by its probability when it was
+# sampled:
 #
 # $$ \rho_t = \frac{\pi(y_t \mid s_t)}{\pi_{\text{old}}(y_t \mid s_t)} . $$
 #
-# - $y_t$ is a token of the response. $s_t$ is everything before it: the prompt and the tokens
-#   written so far.
-# - $\pi_{\text{old}}$ is the policy that sampled the batch. $\pi$ is the policy now.
-# - A ratio of 1.5 means that the token has become 50 % more likely.
+# A ratio of 1.5 means that the token has become 50 % more likely.
 #
-# PPO's loss for one token is
+# The **advantage** $A_t$ (lesson 05) says how much better the token was than what $\pi_{\text{old}}$ would write there
+# on average. It is positive for a good token and negative for a bad one.
 #
-# $$ L_t = -\min\big(\rho_t A_t,\; \text{clip}(\rho_t,\, 1-\epsilon,\, 1+\epsilon)\, A_t\big) . $$
-#
-# - $A_t$ is the **advantage** (lesson 05): how much better this token was than what
-#   $\pi_{\text{old}}$ would write there on average. It is positive for a good token and negative
-#   for a bad one.
-# - $\text{clip}(\rho, 0.8, 1.2)$ leaves a ratio between 0.8 and 1.2 as it is, and replaces others
-#   by the nearer end. The usual $\epsilon$ is 0.2. In the code it is `clip_eps`.
-#
-# In words: make good tokens more likely and bad tokens less likely, but only a little with one batch.
+# PPO makes good tokens more likely and bad tokens less likely, but only a little with one batch. It uses the
+# ratio twice: as a weight, which corrects for the changed policy (section 2), and to see when a
+# token has moved far enough (section 3).
 
 # %% [markdown]
 # ## 2. Why the ratio, and why stay close?
 #
-# Suppose that the old policy continued the same prefix $s_t$ 100 times, and chose a certain token 20 times. The new policy would choose it 30 times.
-# The batch has only 20, so each of them counts 30 / 20 = 1.5 times. This weight is the ratio.
+# **Why does each token get its ratio as a weight?** Suppose that the old policy continued the same prefix $s_t$ 100
+# times, and chose a certain token 20 times. The new policy would choose it 30 times. The batch has only 20, so each
+# of them must count 30 / 20 = 1.5 times. This weight is the ratio.
 #
 # REINFORCE's gradient for one token is $A_t \nabla \log \pi$. With the weight $\rho_t$ it becomes
 # $\rho_t A_t \nabla \log \pi$. This is the gradient of $\rho_t A_t$, because $A_t$ and
@@ -71,13 +69,12 @@ from minirlhf.classroom import FAST, check
 # $$ \nabla \rho_t = \frac{\nabla \pi}{\pi_{\text{old}}} = \frac{\pi}{\pi_{\text{old}}}
 # \frac{\nabla \pi}{\pi} = \rho_t \nabla \log \pi . $$
 #
-# So without the clip, PPO would maximise $\rho_t A_t$. Right after sampling, $\pi = \pi_{\text{old}}$
-# and every ratio is 1. There the gradient is $A_t \nabla \log \pi$: **PPO's first update is
-# REINFORCE's**, with the advantages of lesson 05.
+# So without the clip PPO would maximise $\rho_t A_t$. Right after sampling, every ratio is 1. There the
+# gradient is $A_t \nabla \log \pi$: **PPO's first update is REINFORCE's**, with the advantages of lesson 05.
 #
-# Further away, the ratio corrects for one thing: how often the token comes *after its prefix*. But the
-# new policy also reaches the prefix more or less often, and the ratio does not correct for this. Take the
-# response *not good*:
+# **Why must the policy stay close to the old one?** The ratio corrects for one thing: how often the token comes
+# *after its prefix*. But the new policy also reaches the prefix more or less often. The ratio does not correct for
+# this. Take the response *not good*:
 #
 # | token | old policy | new policy | weight it has: its ratio | weight it should have |
 # |---|---|---|---|---|
@@ -85,19 +82,19 @@ from minirlhf.classroom import FAST, check
 # | *good* after *not* | 0.5 | 0.6 | 1.2 | 0.2 · 1.2 = 0.24 |
 #
 # The new policy writes *not* less often, so it comes to this *good* less often. A new batch would contain
-# *not good* 0.24 times as often. But the weight of *good* lacks the factor 0.2, so this *good* counts
-# five times too much.
+# *not good* 0.24 times as often. But *good* has the weight 1.2, so it counts five times too much.
 #
-# $A_t$ gets out of date, too. It compares *good* with what $\pi_{\text{old}}$ wrote after *not* on average. Say
-# that *good* earns 1 there, and other words 0. The old policy writes *good* half of the time, so $A_t$ is
-# 1 − 0.5 = 0.5. For a policy that writes it in 90 % of the cases, the advantage is only 1 − 0.9 = 0.1. But $A_t$
-# stays 0.5 during all updates on the batch.
-#
-# Both errors are small only while $\pi$ is near $\pi_{\text{old}}$. The clip does not repair them. It
-# stops the pushing before they grow.
+# This error is small while $\pi$ is near $\pi_{\text{old}}$. So PPO has to stay near it.
 
 # %% [markdown]
 # ## 3. The clip
+#
+# How does PPO stay near the old policy? Its loss for one token is
+#
+# $$ L_t = -\min\big(\rho_t A_t,\; \text{clip}(\rho_t,\, 1-\epsilon,\, 1+\epsilon)\, A_t\big) . $$
+#
+# The usual $\epsilon$ is 0.2. In the code it is `clip_eps`. Then the clip leaves a ratio between 0.8 and 1.2 as it
+# is, and replaces any other by the nearer end.
 #
 # **Predict.** There are six cases. In which of them does the token still get a gradient? Write down
 # *yes* or *no* for each case, then run the cell.
@@ -134,16 +131,18 @@ show.clip(eps=0.2)
 # Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient. A token that loses its gradient in this way
 # is called **clipped**. The **clip fraction** is the share of clipped tokens.
 #
-# **Why the minimum?** The clipped term is constant outside the range, so it has no gradient there. The
-# minimum chooses between the two terms. Here are five tokens by hand, with $\epsilon = 0.2$:
+# The clip does not hold a token at 1.2. It only stops the pushing, once the token is beyond. All tokens share the
+# policy's weights, so the updates of other tokens can still move it on.
 #
-# | token | old probability | new probability | ratio $\rho$ | $A$ | $\rho A$ | $\text{clip}(\rho) A$ | loss: minus the smaller |
-# |---|---|---|---|---|---|---|---|
-# | good, already up | 0.50 | 0.75 | 1.5 | 1 | 1.5 | 1.2 | −1.2, no gradient |
-# | good, unchanged | 0.40 | 0.40 | 1.0 | 2 | 2.0 | 2.0 | −2.0 |
-# | good, but down | 0.50 | 0.30 | 0.6 | 1 | 0.6 | 0.8 | −0.6 |
-# | bad, already down | 0.50 | 0.30 | 0.6 | −1 | −0.6 | −0.8 | 0.8, no gradient |
-# | bad, but up | 0.20 | 0.30 | 1.5 | −1 | −1.5 | −1.2 | 1.5 |
+# **Why the minimum?** Outside the range the clipped term is a constant, so it has no gradient. The
+# minimum decides whether the loss takes this term. Here are four tokens by hand:
+#
+# | token | ratio: new / old probability | $A$ | $\rho A$ | $\text{clip}(\rho) A$ | loss: minus the smaller |
+# |---|---|---|---|---|---|
+# | good, already up | 0.75 / 0.50 = 1.5 | 1 | 1.5 | 1.2 | −1.2, no gradient |
+# | good, but down | 0.30 / 0.50 = 0.6 | 1 | 0.6 | 0.8 | −0.6 |
+# | bad, already down | 0.30 / 0.50 = 0.6 | −1 | −0.6 | −0.8 | 0.8, no gradient |
+# | bad, but up | 0.30 / 0.20 = 1.5 | −1 | −1.5 | −1.2 | 1.5 |
 #
 # - *Already up* and *already down* have moved far enough in the right direction. The clipped term is the
 #   smaller one, so the token gets no gradient.
@@ -153,43 +152,60 @@ show.clip(eps=0.2)
 # The package's function takes log-probabilities, and gives the same losses:
 
 # %%
-old = torch.tensor([[0.50, 0.40, 0.50, 0.50, 0.20]])
-new = torch.tensor([[0.75, 0.40, 0.30, 0.30, 0.30]])
-advantages = torch.tensor([[1.0, 2.0, 1.0, -1.0, -1.0]])
-losses = core.ppo_clip(new.log(), old.log(), advantages, torch.ones(1, 5).bool())
-assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
+old = torch.tensor([[0.50, 0.50, 0.50, 0.20]])
+new = torch.tensor([[0.75, 0.30, 0.30, 0.30]])
+advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+losses = core.ppo_clip(new.log(), old.log(), advantages, torch.ones(1, 4).bool())
+assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 
 # %% [markdown]
 # ## 4. One step of PPO
 #
+# Which models and which lines make one step? Four models take part:
+#
+# - The **actor** $\pi$ is the policy. It starts as the SFT model (supervised fine-tuning, lesson 03).
+# - The **critic** $V$ predicts, before each token, the sum of the rewards that are still to come. It starts as a
+#   copy of the reward model.
+# - The **reward model** scores a finished response.
+# - The **reference** $\pi_{\text{ref}}$ is a copy of the actor from before the training.
+#
+# Only actor and critic are trained. A step has five parts. (B, R) means B responses with R token positions.
+#
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
-# Tensors have the shape (B, R): B responses, R token positions. Here they are 64 and 27. Four models take part:
+# **1. Sample.** The actor writes a short review (the response) to each of 64 film titles (the prompts). It keeps
+# $\log \pi_{\text{old}}$, the log-probability of each token.
 #
-# | model | what it does | trained? |
-# |---|---|---|
-# | **actor** $\pi$ | the policy: it writes the responses; starts as the SFT model (supervised fine-tuning, lesson 03) | yes |
-# | **critic** $V$ | predicts, before each token, the sum of the rewards that are still to come; starts as a copy of the reward model | yes |
-# | **reward model** | scores a finished response; it learned from human ratings; on responses of the SFT model its scores have the mean 0 and the standard deviation 1 | no |
-# | **reference** $\pi_{\text{ref}}$ | a copy of the actor from before the training | no |
+# **2. Ask the three other models.** They give one score per response, and $\log \pi_{\text{ref}}$ and the value
+# $V_t$ of each token.
 #
-# The reward model makes errors: it gives high scores to some texts that are not even good English. A policy
-# that is trained for the score alone learns to write them. So each token also pays for moving away from the
-# reference. With this payment, the **reward** of a token is
+# **3. Rewards.** The reward model makes errors: it gives high scores to some texts that are not even good
+# English. So each token also pays for moving away from the reference. The **reward** of a token is
 #
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}). $$
 #
-# The first part is the **KL penalty** (KL: Kullback–Leibler), and $\beta = 0.5$ is the **KL coefficient**.
-# The difference is called the **log-ratio** of the token. Take a token that the policy gives 40 % and the reference 20 %.
-# Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35.
+# The payment is called the **KL penalty** (KL: Kullback–Leibler), and $\beta = 0.5$ is the **KL coefficient**.
+# The difference in brackets is the **log-ratio** of the token. Take a token that the policy gives 40 % and the
+# reference 20 %. Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35.
 #
-# There are two ratios:
+# Do not mix up the two ratios. The log-ratio compares with the reference. The importance ratio compares with
+# $\pi_{\text{old}}$, and starts at 1 in each batch.
 #
-# | | compares | since when | used in |
-# |---|---|---|---|
-# | **importance ratio** $\pi / \pi_{\text{old}}$ | the policy now, with the one that sampled | this batch; it starts at 1 | the clip |
-# | **log-ratio** $\log \pi_{\text{old}} - \log \pi_{\text{ref}}$ | the policy that sampled, with the reference | the whole training; it starts at 0 | the KL penalty; the column `kl` |
+# **4. Advantages** (lesson 05). The temporal-difference (TD) error $\delta_t$ compares what came with what the
+# critic predicted. Generalised advantage estimation (GAE) adds the later errors to it, from the last token to the
+# first:
+#
+# $$ \delta_t = r_t + \gamma V_{t+1} - V_t , \qquad A_t = \delta_t + \gamma\lambda\, A_{t+1} . $$
+#
+# After the last token, $V$ and $A$ are 0. We use $\gamma = 1$ and $\lambda = 0.95$. The **critic's target** is
+# $A_t + V_t$.
+#
+# **5. Update.** An **epoch** is one pass over the batch. We make two. In each epoch the 64 responses are shuffled
+# and cut into two **minibatches** of 32, so one step makes four updates. The actor's loss is that of section 3. The
+# critic's loss is half the squared difference between its value and its target.
+#
+# First the models and their optimisers:
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -208,12 +224,8 @@ critic_optimizer = loops.make_optimizer(critic, critic_config)
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# A **step** is one call of `ppo_step`: it samples one batch. An **epoch** is one pass
-# over this batch. With 64 responses, minibatches of 32 and two epochs, one step makes four updates.
-#
-# **Predict.** The step uses `logprobs` (of the actor), `old_logprobs`, `values` (of the critic, for the
-# advantages), `advantages` and `targets`. Which of them are computed anew in each minibatch, and which are fixed for
-# the whole step?
+# **Predict.** Which of these are computed anew in each minibatch, and which are fixed for the whole step: the actor's
+# `logprobs`, `old_logprobs`, the critic's `values` for the advantages, `advantages` and `targets`?
 
 
 # %%
@@ -263,26 +275,18 @@ def ppo_step(titles):
 #
 # - **Anew:** only `logprobs`, because each update changes the actor. (The critic's own loss needs its new
 #   values, too: `new_values`.)
-# - **Fixed:** the other four. They judge the tokens of the policy that sampled. Targets that are computed anew would
-#   move whenever the critic moves.
+# - **Fixed:** the other four. They belong to the tokens and the policy that sampled.
 # </details>
 #
-# | part | line | what it does |
-# |---|---|---|
-# | **1.** Sample | `models.sample` | writes a short review (the response) to each film's title (the prompt); keeps $\log \pi_{\text{old}}$ of its tokens |
-# | **2.** Ask | `score`, `policy_logprobs`, `response_values` | reward model: a score per response; reference: $\log \pi_{\text{ref}}$ per token; critic: $V_t$ per token |
-# | **3.** Rewards | `core.kl_shaped_rewards` | $r_t$: the KL penalty on each token, the score on the last one |
-# | **4.** Advantages (lesson 05) | `core.gae` | temporal-difference (**TD**) error: $\delta_t = r_t + \gamma V_{t+1} - V_t$. After the last token $V$ is 0 |
-# | | | generalised advantage estimation (**GAE**): $A_t = \delta_t + \gamma\lambda\, A_{t+1}$, with $\gamma = 1$ and $\lambda = 0.95$ |
-# | | | the **critic's target**: $A_t + V_t$ |
-# | **5.** Update | `torch.randperm(...).split(32)` | shuffles the batch, and cuts it into minibatches |
-# | | `models.policy_logprobs(actor, ...)` | $\log \pi$ at the temperature 0.7, because the tokens were sampled at 0.7 |
-# | | `core.ppo_clip` | ratio, clip and minimum: the loss of each token |
-# | | `core.aggregate` | the mean over all real tokens of the minibatch, so a long response weighs more than a short one. The mask is true at real tokens and false at padding |
-# | | `core.value_loss` | half the squared difference between the critic's value and its target |
+# Some lines need a word:
 #
-# The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig` has its settings, and
-# `PPOConfig.plain` switches the extras off. With the same seed, three steps then leave exactly the same weights:
+# - `response_mask` is true at real tokens and false at padding. `real` is that of the minibatch, and
+#   `core.aggregate` takes the mean over these tokens.
+# - `temperature=0.7` stands wherever log-probabilities are computed, because the tokens were sampled at 0.7.
+# - Under `torch.no_grad()` the rewards and advantages are constants. Only the two losses have gradients.
+# - `with_columns` adds tensors to the batch. Then `batch.select(rows)` takes the rows of a minibatch from all of them.
+#
+# The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig.plain` switches the extras off. With the same seed, three steps then leave exactly the same weights:
 
 # %%
 steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
@@ -298,13 +302,11 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
-# Our learning rates are a fifth of `PPOConfig`'s. `train_ppo` begins with this fifth. With the full rates, about a quarter of the
-# tokens would be clipped in the first step, instead of 6 %.
+# ## 5. One token, all the way
 #
-# The last digits of your numbers may differ. So from here on we read a *recorded* batch: the third one of this run.
-#
-# **One token all the way.** Response 1 of this batch begins *A moving portrait*. Its first tokens before the
-# first update. (In the record, `step` counts the updates, `kl` is the log-ratio and `return` the critic's target.)
+# What does the step do with a single token? The last digits of your own numbers may differ. So we read a *recorded*
+# batch: the third one of this run. Its response 1 begins *A moving portrait*. Here are these three tokens before the
+# first update. (`kl` is the log-ratio, and `return` the critic's target.)
 
 # %%
 recorded = experiments.results("one_batch")  # four responses, read at each update
@@ -314,7 +316,7 @@ columns += ["td_error", "advantage", "return"]
 before[columns].head(3).round(3)
 
 # %% [markdown]
-# Follow *moving*:
+# Follow *moving* with a calculator:
 #
 # | what | of *moving* | line of the loop |
 # |---|---|---|
@@ -324,184 +326,19 @@ before[columns].head(3).round(3)
 # | TD error $\delta_t$ | −0.1391 + 0.4718 − 0.4984 = −0.1657 | `core.gae` |
 # | advantage $A_t$ | −0.166 + 0.95 · 0.638 = 0.440 | `core.gae`, from the end: *portrait* has 0.638 |
 # | critic's target | 0.440 + 0.498 = 0.938 | `core.gae` |
-# | ratio in update 2 (the first one that uses this response) | $e^{\log \pi - \log \pi_{\text{old}}}$ = 1.015 | `logprobs`, minus `part.old_logprobs` |
+# | ratio in update 2 | $e^{\log \pi - \log \pi_{\text{old}}}$ = 1.015 | `logprobs`, minus `part.old_logprobs` |
 # | loss in update 2 | −1.015 · 0.440 = −0.447 | `core.ppo_clip`: nothing to clip |
 #
-# *moving* costs KL, and the critic predicts less after it. So its TD error is negative. Still it is a
-# good token: what follows goes better than the critic expected, and GAE adds this.
+# The TD error of *moving* is negative. Still it is a good token: what follows goes better than the critic expected, and
+# GAE adds this.
 #
-# ## 5. A batch under the microscope
-#
-# The **token microscope** shows the numbers of every token. Point at a token, or
-# use the arrow keys. Here are four recorded responses, numbered from 0, *after* the four updates. The importance ratio
-# $\rho_t$ is e to the power of the difference of the two log-probabilities. A double line below a token says
-# that it is clipped.
-#
-# Blue tokens have become more likely since they were sampled, orange ones less likely. (The colour
-# shows the logarithm of the importance ratio: 0.18 for 1.2.)
-
-# %%
-after = recorded[recorded.step == 4]  # after update 4
-place = ["text", "prompt", "position", "token"]
-measures = ["old_logprob", "logprob", "ratio", "advantage", "clipped"]
-show.microscope(after[place + measures], "ratio", text="all")
+# This response is first used in update 2. Update 1 has already changed the actor, so the ratio is no longer 1.
 
 # %% [markdown]
-# | token | $A_t$ | ratio before update 4 | ratio after it | what it shows |
-# |---|---|---|---|---|
-# | *or*, response 0 | 0.62 | 1.199 | 1.30 | clipped now. The clip does not hold a token at 1.2. It only takes the gradient away, once the token is beyond |
-# | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after. A clipped token moves on, although update 4 does not even use its response |
-# | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped. It has moved in the wrong direction, so it keeps its gradient and can come back |
+# ## 6. What a run looks like
 #
-# **A clipped token moves on for two reasons.** It shares the weights with all other tokens. And the optimiser, AdamW,
-# has **momentum**: it moves the weights along a running mean of the gradients, which keeps 90 % of its old value in
-# each update. We repeated this step with the gradient of update 4 set to 0. The momentum alone moved *er* as far,
-# from 0.73 to 0.62 (more in "Going further").
-
-# %% [markdown]
-# ## 6. What the clip costs, and what it buys
-#
-# What happens if we use one batch 60 times? A small world shows it exactly.
-#
-# The world has three words, *a*, *b* and the full stop that ends a response (lesson 05). So it has 15 possible responses, and the true expected score of a policy can be *computed*. The
-# score of the old policy is −0.17. PPO itself sees only an estimate, the **surrogate**. It is what PPO would
-# maximise without the clip. Add up $\rho_t A_t$ over each response $y$. Then take the mean over the batch,
-# where response $y$ counts $w(y)$.
-#
-# $$ \text{surrogate} = \sum_y w(y) \sum_t \rho_t A_t . $$
-#
-# Its rise since the start is **PPO's own estimate** of the gain in score.
-#
-# `reuse` is the actor's update of section 4 in its simplest form: 60 steps of plain gradient ascent on one batch,
-# with step size 1. The batch is given by `rows` (which responses), `weights` and `advantages`. With
-# `eps=torch.inf` nothing is clipped. In both cases we note the *unclipped* surrogate.
-#
-# | in the code | what it is |
-# |---|---|
-# | `world.ref_logits` | a row of logits for each prefix: the policy that samples the batch, so the old policy. |
-# | `world.logprobs(logits)` | the log-probability of each token of all 15 responses, 3 positions each; 0 at a position without a token |
-# | `world.visited` | the number of the prefix of each token |
-# | `world.objective(logits)` | the true expected score of a policy |
-#
-
-# %%
-world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
-start = world.ref_logits
-old = world.logprobs(start)  # (15, 3): of each response, of each token
-
-
-def reuse(rows, weights, advantages, eps):
-    logits, path = start, []
-    for _ in range(61):
-        logits = logits.detach().requires_grad_(True)
-        ratio = (world.logprobs(logits) - old).exp()[rows]  # of each token
-        gain = ratio * advantages
-        held = ratio.clamp(1 - eps, 1 + eps) * advantages  # the clipped term
-        surrogate, true = weights @ gain.sum(1), world.objective(logits)
-        path.append([surrogate.item(), true.item()])
-        (weights @ torch.minimum(gain, held).sum(1)).backward()  # PPO maximises this
-        logits = logits + logits.grad  # one step up
-    return (torch.tensor(path) - torch.tensor(path[0])).T  # changes since the start
-
-
-# %% [markdown]
-# **Is the estimate honest?** Far from the old policy, $\rho_t A_t$ ignores how the prefixes have changed
-# (section 2). To see this alone, we take a **perfect batch**, without any chance in it: all 15 responses, weighted
-# with their probabilities, and their exact advantages $Q - V$ (lesson 05).
-
-# %%
-values, action_values = world.values(start)  # no critic: exact V and Q of the world
-exact = (action_values - values[:, None])[world.visited, world.response_ids]  # (15, 3)
-everything = torch.arange(15), world.probs(start), exact
-promised, true = reuse(*everything, eps=torch.inf)  # no clip
-promised_clip, true_clip = reuse(*everything, eps=0.2)
-show.lines(
-    {
-        "PPO's estimate, no clip": promised,
-        "true score, no clip": true,
-        "PPO's estimate, clip 0.2": promised_clip,
-        "true score, clip 0.2": true_clip,
-    },
-    xlabel="updates on one batch",
-    ylabel="change",
-)
-
-# %% [markdown]
-# With the clip the two lines coincide: both rise by 0.34. Without the clip PPO's estimate promises 1.49, and the
-# true score rises by only 1.21. The error grows with the distance. Still, the policy without the clip ends higher:
-# the exact advantages say which tokens are better, so every update raises the true score, only by less than PPO
-# expects.
-#
-# **What can a bad batch do?** We draw 40 batches of only 4 responses, and begin
-# with the old policy for each of them. The advantage of a response is its score minus the mean score of the other
-# three. The **worst batch** is the one after which the true score is lowest.
-#
-# **Predict.**
-#
-# - Compare *three* updates without the clip with 60 updates with it. Which has the higher mean of the
-#   40 true gains? Which has the better worst batch?
-# - Take the worst batch, without the clip. At which update does PPO's own estimate begin to fall?
-
-# %% tags=["predict"]
-drawing = torch.Generator().manual_seed(0)
-probs = world.probs(start).expand(40, -1)
-paths = {"clip 0.2": [], "no clip": []}
-for rows in torch.multinomial(probs, 4, replacement=True, generator=drawing):
-    scores = world.rewards[rows]
-    advantages = scores - (scores.sum() - scores) / 3  # the same at each token
-    batch = rows, torch.full((4,), 0.25).double(), advantages[:, None]
-    paths["clip 0.2"].append(reuse(*batch, eps=0.2))
-    paths["no clip"].append(reuse(*batch, eps=torch.inf))
-clip, free = (torch.stack(paths[name]) for name in paths)  # (batch, 2, updates)
-panels = {"clip 0.2": {"clip 0.2": clip[:, 1]}, "no clip": {"no clip": free[:, 1]}}
-show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1.8))
-
-# %% tags=["predict"]
-worst = free[:, 1, -1].argmin()  # it is the worst one with the clip, too
-show.lines(
-    {
-        "PPO's estimate, no clip": free[worst, 0],
-        "true score, no clip": free[worst, 1],
-        "PPO's estimate, clip 0.2": clip[worst, 0],
-        "true score, clip 0.2": clip[worst, 1],
-    },
-    xlabel="updates on the worst batch",
-    ylabel="change",
-    reference=0,
-)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# The line is the mean of the 40 batches, the band runs from the worst to the best. Changes since the start:
-#
-# | | updates | true score, mean of 40 batches | true score, worst batch | PPO's estimate, worst batch |
-# |---|---|---|---|---|
-# | with the clip, stopped early | 3 | +0.11 | −0.02 | +0.62 |
-# | with the clip | 60 | +0.12 | −0.09 | +0.66 |
-# | no clip, stopped early | 3 | +0.29 | +0.02 | +1.51 |
-# | no clip, a little later | 5 | +0.45 | −0.06 | +2.02 |
-# | no clip | 60 | +0.82 | −0.51 | +2.90 |
-#
-# - **Without the clip** the policy follows its batch all the way. That is best on average. But the worst
-#   batch was misleading.
-# - **Stopping early** is better than the clip here: three updates without it have the higher mean *and* the
-#   better worst case.
-# - **PPO's estimate** never falls without the clip.
-# </details>
-#
-# So there are two brakes: few updates, and the clip. Three updates were right here, and we could see it from the true
-# score. PPO sees only its own estimate, and that rises all the way. The clip brakes each token,
-# however many updates follow. So a wrong number of updates does less harm: after 60, the worst batch
-# loses 0.09 instead of 0.51. The price is gain on average: 0.12 instead of 0.82.
-
-# %% [markdown]
-# ## 7. What a run looks like
-#
-# `train_ppo` with its usual settings: 24 steps of 64 responses, recorded with three seeds.
-#
-# For **kl**, add up the log-ratios of each response, and take the mean. This estimates the policy's KL divergence
-# from the reference (lesson 07), in **nats**.
+# How does a healthy run look? These are the curves of `train_ppo` with its usual settings: 24 steps of 64 responses,
+# recorded with three seeds.
 
 # %%
 show.curves(
@@ -516,32 +353,31 @@ show.curves(
 # %% [markdown]
 # | curve | what it is | what you see |
 # |---|---|---|
-# | **score** | the reward model's score, before the KL penalty is taken off | rises from about 0 to about 1.2 |
-# | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model. Each point is the mean over the 64 responses of a step | rises too |
-# | **kl** | the distance from the reference, in nats per response | grows to about 2 and stays near that, held by the KL penalty and by a learning rate that falls towards 0 |
-# | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the policy still writes varied reviews |
-# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a step | at most 9 %, and less with the falling learning rate |
-# | **explained_variance** | how well the critic predicts its targets: 1 is perfect, 0 is as good as a constant. The targets contain $V_t$ itself, so this is not the number of lesson 05 | starts below 0 and reaches 0.7 |
+# | **score** | the reward model's score, without the KL penalty | rises from about 0 to about 1.2 |
+# | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model | rises too |
+# | **kl** | the sum of the log-ratios of a response, averaged over the responses, in **nats**. It estimates the KL divergence from the reference (lesson 07) | grows to about 2 and stays near that |
+# | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the reviews are still varied |
+# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a step | at most 9 % |
+# | **explained_variance** | how well the critic predicts its targets: 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
 #
-# The first sample for each of three test films. What has PPO changed?
+# Curves are not enough: read samples, too. Here is the first one for each of three test films.
 
 # %%
 tour = experiments.results("tour")
 show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 
 # %% [markdown]
-# On average PPO's reviews are shorter, and these three all praise. The reward model prefers praise,
+# These three reviews of PPO all praise. On average PPO's reviews are shorter. The reward model prefers praise,
 # whatever the film.
 
 # %% [markdown]
-# ## 8. When does the clip matter?
+# ## 7. When does the clip matter?
 #
-# We trained PPO again with eight
-# epochs on each batch instead of two, with the clip (orange) and without it (green). *As it is*
-# (blue) are runs with two epochs and the clip. Three seeds each. The curves show training batches, each before its
-# updates. The *final* gold score is measured after the training, on four responses to each of the 76 test films.
+# Does a real run need the clip? We trained PPO again with *eight* epochs on each batch instead of two: with the clip
+# (orange) and without it (green). *As it is* (blue) are runs with two epochs and the clip. Each setting has three
+# seeds. A new curve is the **length**: the mean number of tokens of a response.
 #
-# **Predict.** Which of the six curves will show that the green runs differ? And will the final gold score show it?
+# **Predict.** In which of the six curves will the green runs differ from the others?
 
 # %% tags=["predict"]
 compared = ["as it is", "eight epochs", "eight epochs, no clip"]
@@ -557,42 +393,31 @@ show.curves(
 # The green runs, with eight epochs and no clip, collapse:
 #
 # - The KL jumps above 10 nats.
-# - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1: hardly any variety is
-#   left. For its first three test films, one run writes the same review: *A very funny movie.*
+# - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1. For its first three test films, one
+#   run writes the same review: *A very funny movie.*
 # - Score and gold fall back in between. At the end both look fine again.
 # - The clip fraction is near 0, because there is no clip.
 #
-# With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average.
+# With the clip (orange), eight epochs do not collapse.
 # </details>
 #
-# Here are the final numbers on the test
-# films: gold with its range over three seeds, and the means of KL and length. The last row has two epochs and the
-# KL coefficient 0.25 instead of 0.5.
-
-# %%
-runs = experiments.results("ablations", "leash")
-settings = [*compared, "one epoch", "no clip", "kl_coef 0.25"]
-final = experiments.mean_over_seeds(runs, "gold").drop(columns="seeds")
-final[["KL", "length"]] = runs.groupby("variant")[["kl", "length"]].mean()
-final.loc[settings].round(2)
-
-# %% [markdown]
-# - Eight epochs *with* the clip have more gold than two (*as it is*), and go further from the reference. Which
-#   helped, the epochs or the distance? Compare at equal KL. *Two* epochs with the coefficient 0.25 have
-#   the KL 4.1 instead of 4.2, and more gold: 2.01 against 1.76. So going further helped, not the extra epochs.
-# - *Without* the clip, eight epochs go further still, and gain almost nothing over two: they collapsed.
-# - With two epochs we found no clear difference in *gold* between clip and *no clip*. The KL is higher without the
-#   clip.
+# So with eight epochs the clip decides. With the usual two epochs, we found no clear difference in gold between runs
+# with and without it.
 #
-# ## 9. Reading your own run
+# Two more results are in "Going further". At the same KL, more epochs did not give more gold. And in a small world, a
+# few updates without the clip did better than many with it.
+#
+# ## 8. Reading your own run
+#
+# How do you see that something is wrong with a run of your own?
 #
 # | curve | healthy | a warning |
 # |---|---|---|
-# | score, gold | rise together, then flatten | fall back, or the score rises alone; at the end they may look fine |
+# | score, gold | rise together, then flatten | fall back, or the score rises alone |
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
-# | clip fraction | a few percent (section 7) | tens of percent: the updates on one batch go far. This alone is no damage: eight epochs with the clip reach 42 % at their peak, in step 4, and still have a high gold. If KL, length or samples look bad, lower the learning rate or the number of epochs |
+# | clip fraction | a few percent | tens of percent: the updates on one batch go far. If KL, length or samples look bad, too, lower the learning rate or the number of epochs |
 # | explained variance | rises from below 0 | stays near 0 |
 
 # %% [markdown]
@@ -600,11 +425,10 @@ final.loc[settings].round(2)
 #
 # - PPO reuses a batch. The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for the change since it was
 #   sampled. At $\rho_t = 1$ PPO is REINFORCE with a critic.
-# - The clip takes the gradient from tokens that have moved far enough in the right direction. A token that
-#   has moved in the wrong direction keeps its gradient.
+# - The clip takes the gradient from tokens that have moved far enough in the right direction. It matters when a
+#   batch is reused often.
 # - One step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
 # - The score does not show every damage. Watch KL, length and entropy, too, and read samples.
-# - The clip matters when a batch is reused often. It limits what one batch can do, for good and for bad.
 #
 # ## Exercises
 #
@@ -662,10 +486,10 @@ def clipped_share(ratio, advantages, mask, eps):
 check.clipped_share(clipped_share)
 
 # %% [markdown] tags=["exercise"]
-# **3. A clip that pulls back** *(hard, 20 minutes)*. Section 5 shows that a clipped token can move on. The updates
-# of this exercise are plain gradient ascent: here without momentum, so only other tokens push it on. Change
-# PPO's loss so that such a token is pulled *back*. Section 3's figure draws what PPO maximises, which is minus the
-# loss. Leave the figure as it is in four of the six cases. In the other two it is flat. Make it fall there:
+# **3. A clip that pulls back** *(hard, 20 minutes)*. A clipped token can move on, because it shares
+# the weights with other tokens (section 3). Change PPO's loss so that such a token is pulled *back*.
+# Section 3's figure draws what PPO maximises, which is minus the loss. Leave the figure as it is in four of
+# the six cases. In the other two it is flat. Make it fall there:
 #
 # - $A > 0$: to the right of $1+\epsilon$ it falls by $\alpha A$ when the ratio *grows* by 1.
 # - $A < 0$: to the left of $1-\epsilon$ it falls by $\alpha |A|$ when the ratio *shrinks* by 1.
@@ -701,7 +525,11 @@ def pull_back_loss(logprobs, old_logprobs, advantages, mask, eps, alpha):
 check.pull_back_loss(pull_back_loss)
 
 # %% [markdown] tags=["exercise"]
-# When your loss passes, use it for 60 updates on the perfect batch of section 6, where PPO's clip gained 0.34.
+# When your loss passes, use it in a small world, where the true score of a policy can be *computed*. The world has
+# three words: *a*, *b* and the full stop that ends a response. A response has at most three words, so 15 are possible.
+# We take a **perfect batch**: all 15, weighted with their probabilities, and their exact advantages. We use it for 60
+# updates, each a step of plain gradient ascent, without momentum.
+#
 # The cell draws the largest ratio of a token after each update, for PPO's loss and for yours. **Predict** both
 # curves first. Where does each of them end, above or below 1.2? And which of the two policies has the higher true
 # score?
@@ -818,7 +646,7 @@ mine = [my_step([prompts[i] for i in index]) for index in order]
 check.whole_step(mine, by_hand, watched, actor=other_actor, critic=other_critic)
 
 # %% [markdown] tags=["exercise"]
-# **What does each line do?** Delete or alter one of these lines. Which curve of section 9 would show it?
+# **What does each line do?** Delete or alter one of these lines. Which curve of section 6 would show it?
 #
 # 1. `critic_optimizer.step()` is deleted.
 # 2. `temperature=0.7` is deleted in the update, in `models.policy_logprobs(actor, ...)`.
@@ -836,7 +664,7 @@ check.whole_step(mine, by_hand, watched, actor=other_actor, critic=other_critic)
 # %% [markdown] tags=["exercise"]
 # **5. Three runs without a name** *(medium, 15 minutes)*. Runs A, B and C differ in one setting only. At
 # least two settings can give such curves: name two. Which further curve tells you which of them it is, and
-# at which step do you look? Which run has the warnings of section 9, and in which curves? Which of the three
+# at which step do you look? Which run has the warnings of section 8, and in which curves? Which of the three
 # policies would you give to people?
 #
 # *Hint:* what is the KL penalty in the very first batch?
@@ -855,7 +683,8 @@ show.curves(three_runs, columns=["score", "gold", "length"])
 # **How to tell them apart.** Look at the clip fraction of the *first* step. At that time the policy is
 # still the reference. All log-ratios are 0, and so is the KL penalty, whatever its coefficient.
 # So the KL coefficient can not change the first step. The learning rate and the number of epochs do change
-# it: section 4 names a quarter of the tokens for the full rate, and 6 % for a fifth of it. In all three
+# it. With the full rate of `PPOConfig`, about a quarter of the tokens are clipped in the first step of section 4. With
+# a fifth of this rate, with which `train_ppo` begins, it is 6 %. In all three
 # runs the clip fraction of the first step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0 in
 # run B and 0.25 in run C. A second sign
 # is the KL of the second batch, after the updates of the first step. It is still equal in all three runs. The cell
@@ -896,8 +725,8 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 # <details><summary>2. Does the clip guarantee that the policy stays close to the old one?</summary>
 #
 # No, for three reasons. One large update can jump far beyond the range, because the clip acts only after
-# a token has left it. AdamW's momentum goes on with the earlier pushes on a clipped token. And a clipped token
-# shares its weights with all other tokens, and their gradients move it.
+# a token has left it. The optimiser, AdamW, has momentum: it goes on with the earlier pushes on a clipped token. And a
+# clipped token shares its weights with all other tokens, and their gradients move it.
 # </details>
 #
 # <details><summary>3. What is left of PPO with one epoch and one minibatch per batch?</summary>
@@ -907,7 +736,29 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 #
 # ## Going further
 #
-# **Why *er* moves on.** We repeated the step of section 5 twice, with one change each. This is *er* in update 4:
+# **A batch under the microscope.** Where have the four updates of section 5 moved the tokens? The **token microscope**
+# shows the numbers of every token. Point at a token, or use the arrow keys. Here are four responses, numbered from 0,
+# *after* the four updates.
+#
+# Blue tokens have become more likely since they were sampled, orange ones less likely. (The colour
+# shows the logarithm of the importance ratio: 0.18 for 1.2.) A double line below a token says that it is clipped.
+
+# %%
+after = recorded[recorded.step == 4]  # after update 4
+place = ["text", "prompt", "position", "token"]
+measures = ["old_logprob", "logprob", "ratio", "advantage", "clipped"]
+show.microscope(after[place + measures], "ratio", text="all")
+
+# %% [markdown]
+# | token | $A_t$ | ratio before update 4 | ratio after it | what it shows |
+# |---|---|---|---|---|
+# | *or*, response 0 | 0.62 | 1.199 | 1.30 | clipped now. One update moved it beyond 1.2 |
+# | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after. A clipped token moves on, although update 4 does not even use its response |
+# | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped. It has moved in the wrong direction, so it keeps its gradient and can come back |
+#
+# **Why *er* moves on.** The optimiser, AdamW, has **momentum**: it moves the weights along a running mean of the
+# gradients, which keeps 90 % of its old value in each update. We repeated this step twice, with one change
+# each. This is *er* in update 4:
 #
 # | run | ratio before | ratio after | change of the log-probability |
 # |---|---|---|---|
@@ -920,6 +771,119 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 #   as recorded, and its change by the momentum alone. The correlation of these two numbers is 0.96.
 # - About a third of the change comes from other tokens, through the shared weights. The rest is *er*'s own
 #   earlier push.
+#
+# **What the clip costs, and what it buys.** What happens if we use one batch 60 times? A small world shows it exactly.
+# It has three words, *a*, *b* and the full stop that ends a response (lesson 05). So it has 15 possible responses, and
+# the true expected score of a policy can be *computed*. The score of the old policy is −0.17.
+#
+# PPO itself sees only an estimate of the gain, the **surrogate**: the mean of $\sum_t \rho_t A_t$ over the batch. It is
+# what PPO would maximise without the clip. `reuse` is the actor's update of section 4 in its simplest form: 60 steps of
+# plain gradient ascent on one batch, with step size 1. With `eps=torch.inf` nothing is clipped. In both cases we note
+# the *unclipped* surrogate.
+
+# %%
+world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
+start = world.ref_logits  # a row of logits for each prefix: the old policy
+old = world.logprobs(start)  # (15, 3): of each response, of each token
+
+
+def reuse(rows, weights, advantages, eps):
+    logits, path = start, []
+    for _ in range(61):
+        logits = logits.detach().requires_grad_(True)
+        ratio = (world.logprobs(logits) - old).exp()[rows]  # of each token
+        gain = ratio * advantages
+        held = ratio.clamp(1 - eps, 1 + eps) * advantages  # the clipped term
+        surrogate, true = weights @ gain.sum(1), world.objective(logits)
+        path.append([surrogate.item(), true.item()])
+        (weights @ torch.minimum(gain, held).sum(1)).backward()  # PPO maximises this
+        logits = logits + logits.grad  # one step up
+    return (torch.tensor(path) - torch.tensor(path[0])).T  # changes since the start
+
+
+# %% [markdown]
+# *Is the estimate honest?* We take a **perfect batch**, without any chance in it: all 15 responses, weighted
+# with their probabilities, and their exact advantages $Q - V$ (lesson 05).
+
+# %%
+values, action_values = world.values(start)  # no critic: exact V and Q of the world
+exact = (action_values - values[:, None])[world.visited, world.response_ids]  # (15, 3)
+everything = torch.arange(15), world.probs(start), exact
+promised, true = reuse(*everything, eps=torch.inf)  # no clip
+promised_clip, true_clip = reuse(*everything, eps=0.2)
+show.lines(
+    {
+        "PPO's estimate, no clip": promised,
+        "true score, no clip": true,
+        "PPO's estimate, clip 0.2": promised_clip,
+        "true score, clip 0.2": true_clip,
+    },
+    xlabel="updates on one batch",
+    ylabel="change",
+)
+
+# %% [markdown]
+# With the clip the two lines coincide: both rise by 0.34. Without the clip PPO's estimate promises 1.49, and the
+# true score rises by only 1.21. The error grows with the distance, as section 2 says. Still, the policy without the clip
+# ends higher: the exact advantages say which tokens are better, so every update raises the true score, only by less
+# than PPO expects.
+#
+# *What can a bad batch do?* We draw 40 batches of only 4 responses, and begin
+# with the old policy for each of them. The advantage of a response is its score minus the mean score of the other
+# three. The **worst batch** is the one after which the true score is lowest.
+
+# %%
+drawing = torch.Generator().manual_seed(0)
+probs = world.probs(start).expand(40, -1)
+paths = {"clip 0.2": [], "no clip": []}
+for rows in torch.multinomial(probs, 4, replacement=True, generator=drawing):
+    scores = world.rewards[rows]
+    advantages = scores - (scores.sum() - scores) / 3  # the same at each token
+    batch = rows, torch.full((4,), 0.25).double(), advantages[:, None]
+    paths["clip 0.2"].append(reuse(*batch, eps=0.2))
+    paths["no clip"].append(reuse(*batch, eps=torch.inf))
+clip, free = (torch.stack(paths[name]) for name in paths)  # (batch, 2, updates)
+panels = {"clip 0.2": {"clip 0.2": clip[:, 1]}, "no clip": {"no clip": free[:, 1]}}
+show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1.8))
+
+# %% [markdown]
+# The line is the mean of the 40 batches, the band runs from the worst to the best. Changes since the start:
+#
+# | | updates | true score, mean of 40 batches | true score, worst batch | PPO's estimate, worst batch |
+# |---|---|---|---|---|
+# | with the clip, stopped early | 3 | +0.11 | −0.02 | +0.62 |
+# | with the clip | 60 | +0.12 | −0.09 | +0.66 |
+# | no clip, stopped early | 3 | +0.29 | +0.02 | +1.51 |
+# | no clip, a little later | 5 | +0.45 | −0.06 | +2.02 |
+# | no clip | 60 | +0.82 | −0.51 | +2.90 |
+#
+# - **Without the clip** the policy follows its batch all the way. That is best on average. But the worst
+#   batch was misleading.
+# - **Stopping early** is better than the clip here: three updates without it have the higher mean *and* the
+#   better worst case. We could see this from the true score. PPO sees only its own estimate, and that rises all the
+#   way.
+# - **The clip** brakes each token, however many updates follow. So a wrong number of updates does less harm: after 60,
+#   the worst batch loses 0.09 instead of 0.51. The price is gain on average: 0.12 instead of 0.82.
+#
+# **Epochs or distance?** After the training, we measured gold on four responses to each of the 76 test films of
+# section 6. The table has its mean and its range over three seeds, and the means of KL and length. The last row has two
+# epochs and the KL coefficient 0.25 instead of 0.5.
+
+# %%
+runs = experiments.results("ablations", "leash")
+settings = [*compared, "one epoch", "no clip", "kl_coef 0.25"]
+final = experiments.mean_over_seeds(runs, "gold").drop(columns="seeds")
+final[["KL", "length"]] = runs.groupby("variant")[["kl", "length"]].mean()
+final.loc[settings].round(2)
+
+# %% [markdown]
+# - Eight epochs *with* the clip have more gold than two (*as it is*), and go further from the reference. Which
+#   helped, the epochs or the distance? Compare at equal KL. *Two* epochs with the coefficient 0.25 have
+#   the KL 4.1 instead of 4.2, and more gold: 2.01 against 1.76. So going further helped, not the extra epochs.
+# - *Without* the clip, eight epochs go further still, and gain almost nothing over two: they collapsed.
+# - With two epochs, the gold of *as it is* and *no clip* is nearly the same. The KL is higher without the clip.
+# - Eight epochs with the clip reach a clip fraction of 42 % at their peak, in step 4, and still have a high gold.
+#   So a high clip fraction alone is no damage.
 #
 # **A log-ratio can be negative, the KL divergence cannot.** Say that two alternatives are possible at one position.
 # The policy gives them 0.4 and 0.6, the reference 0.2 and 0.8. Then the mean log-ratio is
@@ -948,8 +912,8 @@ show.microscope(
 # **Importance sampling.** The weight of a *whole* response is the product of its ratios, $\prod_t \rho_t$. With it, an
 # average over samples of $\pi_{\text{old}}$ is exact for $\pi$. But a product of many factors near 1 is often far
 # from 1, so the estimate is very noisy. PPO uses the ratio of the single token instead. That is
-# less noisy and, away from $\pi_{\text{old}}$, biased (sections 2 and 6). Lesson 11 has a method in
-# between (GSPO).
+# less noisy and, away from $\pi_{\text{old}}$, biased (section 2). The advantages get out of date, too: they compare a
+# token with what $\pi_{\text{old}}$ would write. Lesson 11 has a method in between (GSPO).
 #
 # **What `train_ppo` adds to the loop of section 4:**
 #
@@ -962,8 +926,11 @@ show.microscope(
 #   factor in front of all advantages cancels.
 # - *Micro-batches.* A minibatch that is too large for the memory is split, and the gradients of its parts are
 #   added up. Divide the losses of each part by the number of tokens of the *whole* minibatch.
+# - *A learning-rate schedule.* The rate rises for five steps, and then falls towards 0. So the falling rate, too,
+#   holds the KL and the clip fraction in section 6.
 # - *A warm-up of the critic* (`critic_warmup`) trains it alone first. It is off. The critic learns fast beside the
-#   actor: in the runs of section 7 its explained variance is 0.42 after one step.
+#   actor: in the runs of section 6 its explained variance is 0.42 after one step. (The critic's targets contain
+#   $V_t$ itself, so this is not the explained variance of lesson 05.)
 #
 # **PPO without a clip.** The PPO paper has a second form, with a penalty that grows
 # smoothly as the policy leaves the old one:
