@@ -296,6 +296,12 @@ def test_what_is_left_out_of_the_colleagues_divisor_is_named(end, said, seed):
     assert said in EXERCISES["colleagues_loss"](colleagues_loss, seed=seed).message
 
 
+@pytest.mark.parametrize("name", ["group_advantages", "grpo_loss", "pass_at_k", "colleagues_loss"])
+def test_the_messages_of_lesson_11_name_no_method_that_it_has_not_explained(name):
+    for message in EXERCISES[name].mistakes:
+        assert not re.search("DAPO|GSPO|CISPO|RLOO", message)
+
+
 @pytest.mark.parametrize("divisor, passes", [(1, True), (6, True), (24.0, True), (-6, False)])
 @pytest.mark.parametrize("seed", [0, 1, 7])
 def test_the_colleagues_loss_may_be_divided_by_any_positive_constant(divisor, passes, seed):

@@ -41,7 +41,7 @@ group_advantages = Exercise(
         "this divides by the variance. Divide by the standard deviation.": lambda s: (
             (s - s.mean(1, keepdim=True)) / (s.var(1, keepdim=True) + 1e-4)
         ),
-        "the baseline is the mean of the *other* responses, as in RLOO. "
+        "the baseline is the mean of the *other* responses. "
         "GRPO's mean includes the response itself.": lambda s: (
             (s - (s.sum(1, keepdim=True) - s) / 2) / (s.std(1, keepdim=True) + 1e-4)
         ),
@@ -177,7 +177,7 @@ grpo_loss = Exercise(
     _grpo_case,
     _grpo,
     {
-        "this is the mean over all tokens of the batch (DAPO's). GRPO takes the mean over the "
+        "this is the mean over all tokens of the batch. GRPO takes the mean over the "
         "tokens of each response first, then the mean over the responses.": lambda *x: (
             _per_token(*x).sum() / x[3].sum()
         ),
@@ -228,9 +228,9 @@ grpo_loss = Exercise(
         ),
         "the sign is wrong. This is the objective, which is maximised. "
         "The loss is its negative.": lambda *x: -_grpo(*x),
-        "this is one ratio per response (GSPO). GRPO has one per token.": lambda n, o, s, m, e: (
-            _gspo(n, o, group_relative(s).flatten(), m, e).mean()
-        ),
+        "this is one ratio per response. GRPO has one per token.": lambda n, o, s, m, e: _gspo(
+            n, o, group_relative(s).flatten(), m, e
+        ).mean(),
         "the value is right, but it carries no "
         "gradient: something detaches `logprobs`.": lambda *x: _grpo(*x).detach(),
     },
@@ -295,7 +295,7 @@ colleagues_loss = UpToAConstant(
         "does not do that.": lambda p, s, m: _dr(p, s, m, std=True),
         "this is GRPO: it divides by the standard deviation and by the response's own "
         "length.": lambda p, s, m: _dr(p, s, m, std=True, divisor=m.sum(1)),
-        "this divides by the number of tokens in the batch (DAPO's mean). "
+        "this divides by the number of tokens in the batch. "
         "A batch of short responses then takes a larger step. "
         "The divisor must not depend on the samples.": lambda p, s, m: _dr(
             p, s, m, divisor=m.sum() / len(m)
