@@ -1,53 +1,16 @@
-"""Lesson 11: the length (section 6), the factor of a prompt (section 7), the exact gradient."""
+"""Lesson 11: the length (section 6 and exercise 3), and the factor of a prompt (section 7)."""
 
 import functools
 import math
 
+import nbformat
 import pytest
 import torch
 
 from minirlhf import core
 from minirlhf.classroom import check
+from minirlhf.classroom.course import NOTEBOOKS
 from tests.loops.test_by_hand import lesson_step
-
-
-@pytest.fixture(scope="module")
-def directions():
-    return exact_directions()
-
-
-def exact_directions():
-    """(norm, cosine, length) of the exact expected gradient, compared with the true one.
-
-    The divisors are 1, 3 and the response's own length; the baseline is the expected score. The
-    length is that of wrong responses after an update of norm 1 along the gradient.
-    """
-    world = core.World.from_reward(("good", "bad", "."), 3, lambda w: float(w[0] == "good"))
-    p, true = world.probs(world.ref_logits), world.gradient(world.ref_logits)
-    centred = world.rewards - (p * world.rewards).sum()
-    found = {"before": length_of_wrong(world, world.ref_logits)}
-    for name, divisor in (("1", 1), ("3", 3), ("own", world.response_mask.sum(1))):
-        logits = world.ref_logits.clone().requires_grad_(True)
-        (p * centred / divisor * world.sequence_logprobs(logits)).sum().backward()
-        size = logits.grad.norm() / true.norm()
-        cosine = (logits.grad * true).sum() / true.norm() ** 2 / size
-        after = length_of_wrong(world, world.ref_logits + logits.grad / logits.grad.norm())
-        found[name] = size.item(), cosine.item(), after
-    return found
-
-
-def length_of_wrong(world, logits):
-    """The mean number of words of the wrong responses, under the policy with these logits."""
-    p, wrong = world.probs(logits), world.rewards == 0
-    lengths = world.response_mask.sum(1).to(p.dtype)
-    return ((p * lengths)[wrong].sum() / p[wrong].sum()).item()
-
-
-def test_only_the_own_length_changes_the_direction(directions):
-    before = directions["before"]
-    assert directions["1"] == pytest.approx((1, 1, before))
-    assert directions["3"] == pytest.approx((1 / 3, 1, before))
-    assert directions["own"][1] < 0.95 and directions["own"][2] > before + 0.1
 
 
 def test_the_mean_of_the_others_gives_the_true_gradient_and_that_of_the_group_three_quarters():
@@ -133,30 +96,41 @@ def test_the_factor_of_a_prompt(p):
     assert factor(0.02, 16) > factor(0.5, 16) and math.isclose(factor(0.02, 16), factor(0.98, 16))
 
 
+def test_the_curve_of_section_7_is_the_factor():
+    cells = nbformat.read(NOTEBOOKS / "11_grpo.ipynb", 4).cells
+    (code,) = [c.source for c in cells if c.cell_type == "code" and "nansum" in c.source]
+    names = {"torch": torch}
+    exec(code[: code.index("labels =")], names)
+    exact = torch.tensor([factor(p, 16) for p in names["p"].tolist()], dtype=torch.float64)
+    torch.testing.assert_close(names["factor"], exact, rtol=1e-3, atol=0)  # no delta
+
+
 def test_the_slope_of_grpos_objective():
     p = torch.linspace(0.05, 0.95, 19, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad((2 * p.sqrt().arcsin()).sum(), p)
     torch.testing.assert_close(slope, 1 / (p * (1 - p)).sqrt())
 
 
-# ---- exercise 3 and going further: the divisor
+# ---- section 6 and exercise 3: the divisor
 
 
 def lengths(own_length):
-    """(right, wrong): mean length at each of 61 exact steps in the world of exercise 3."""
-    world = core.World.from_reward(("good", "bad", "."), 6, lambda w: float(w[0] == "good"))
-    long, right = world.response_mask.sum(1).double(), world.rewards == 1
-    logits, path = world.ref_logits, []
-    for _ in range(61):
-        p = world.probs(logits)
-        path.append([((p * long)[rows].sum() / p[rows].sum()).item() for rows in (right, ~right)])
-        moved = logits.clone().requires_grad_(True)
-        centred = world.rewards - (p * world.rewards).sum()
-        divisor = long if own_length else 6.0
-        (p * centred / divisor * world.logprobs(moved).sum(1)).sum().backward()
-        logits = logits + 4 * moved.grad
-    assert p[right].sum() > 0.95
-    return torch.tensor(path, dtype=torch.float64)
+    """(right, wrong): mean length at each of 61 exact steps, as section 6 computes it."""
+    world = small_world()
+    path = lesson_step("11_grpo", "train_small", **world)(world["lengths"] if own_length else 6)
+    columns = [path[name] for name in ("right responses", "wrong responses")]
+    return torch.tensor(columns, dtype=torch.float64).T
+
+
+def small_world():
+    """The world of section 6, with the names that the lesson gives to its parts."""
+    names = lesson_step("11_grpo", "mean_length").__globals__
+    return {name: names[name] for name in ("small", "lengths", "mean_length")}
+
+
+def length_of_wrong_responses(loss):
+    """The curve of exercise 3."""
+    return lesson_step("11_grpo", "length_of_wrong_responses", **small_world())(loss)
 
 
 def test_only_the_own_length_moves_the_length():
@@ -183,7 +157,7 @@ def wrong_responses():
         shares.append(1 - group_scores.mean().item())
         return by_mean_length(logprobs, group_scores, mask)
 
-    lesson_step("11_grpo", "length_of_wrong_responses")(loss)
+    length_of_wrong_responses(loss)
     return shares
 
 
@@ -192,8 +166,7 @@ def test_the_mean_length_of_the_group_moves_the_length_and_a_constant_does_not()
 
     That of the mean of the other lengths is flat, too.
     """
-
-    length = lesson_step("11_grpo", "length_of_wrong_responses")
+    length = length_of_wrong_responses
     shared = torch.tensor(length(by_mean_length))
     of_others = torch.tensor(length(functools.partial(by_mean_length, others=True)))
     assert (of_others - of_others[0]).abs().max() < 0.03
@@ -208,47 +181,49 @@ def test_the_mean_length_of_the_group_moves_the_length_and_a_constant_does_not()
 
 def gradients(said):
     """Sections 6 and 7, and what "Going further" says about them."""
+    own = lengths(own_length=True)
+    said("*Own length*: wrong responses get longer, from", own[0, 1], own[-1, 1])
+    said("Right ones get shorter, from", own[0, 0], own[-1, 0])
+    said("the other by the constant", 6)
     pushes_on_stop(said)
-    said("of a prompt that is solved", 0.02, factor(0.02, 16), factor(0.5, 16), 16)
-    said("Here it is for groups of", 16)
-    for right, words in ((1, "one"), (8, "eight"), (15, "fifteen")):
+    said("the **factor of the group**. In groups of", 16)
+    for right, words in ((1, "one"), (2, "two"), (8, "eight"), (15, "fifteen")):
         said(f"| {words} |", deviation(right, 16), 1 / deviation(right, 16))
-    said("So its factor is near", 4, 3.5 < factor(0.02, 16) < 4)
-    assert sum(math.comb(16, c) * 0.02**c * 0.98 ** (16 - c) for c in (0, 1)) > 0.9
+    said("A prompt that is solved", 0.02, factor(0.02, 16))
+    weights = [
+        math.comb(16, c) * 0.02**c * 0.98 ** (16 - c) * deviation(c, 16) ** 2 for c in range(17)
+    ]
+    said("groups with one right answer have most of the weight", weights[1] > sum(weights) / 2)
+    said("So its expected gradient is", factor(0.02, 16))
+    said("solved half of the time is only", factor(0.5, 16), units_agree(0.02, 16))
     said("So that scores of any scale,", 0, 1, 0, 100)
     ours, hundred = (core.group_relative(k * torch.tensor([[0.0, 1, 1, 0]])) for k in (1, 100))
     torch.testing.assert_close(ours, hundred, rtol=1e-3, atol=0)
     # going further
-    sizes = [factor(p, 16) for p in (0.02, 0.98, 0.5)]
-    said("expected gradient. In groups of", 16, *sizes, units_agree(0.02, 16))
     said("because the sum of all $\\nabla \\pi(y)$ is", 0)
-    pair = math.sqrt(1 / 2)
-    said("Of groups with only", 2, pair, 1, pair, 1 / pair)
-    assert math.isclose(1 / pair, factor(0.5, 2), rel_tol=1e-3)
     said("because the policy learns. After", 25, wrong_responses()[25])
-    exact = exact_directions()
-    said("without the two divisions, the expected gradient is", 3 / 4)
-    said("the cosine with the true gradient is", exact["own"][1])
-    said("After one update of norm", 1, exact["own"][2], exact["before"])
+    said("The group has the scores", 1, 0, 0, 0)
+    said("The other three have", 3)
 
 
 def pushes_on_stop(said):
     """The table on *stop* and *go on*, and what the pushes do to the choice between the two."""
-    said("At its next token it can *stop*, and then has", 4, 9, 1 / 2, -1, 1)
+    said("As its second word it can *stop*, and then has", 2, 4, -1, 1)
     gains = {}
     for kind, advantage in (("wrong", -1), ("right", 1)):
         logits = torch.zeros(2, requires_grad=True)  # stop, go on
         chosen = logits.log_softmax(0)
-        for name, divisors in (("not divided", (1, 1)), ("divided", (4, 9))):
+        for name, divisors in (("not divided", (1, 1)), ("divided", (2, 4))):
             mean = sum(advantage / d * chosen[i] / 2 for i, d in enumerate(divisors))
             (slope,) = torch.autograd.grad(mean, logits, retain_graph=True)
             gains[kind, name] = (slope[0] - slope[1]).item()
-        for word, length in (("stop", 4), ("go on", 9)):
+        for word, length in (("stop", 2), ("go on", 4)):
             row = [advantage, advantage, length, advantage / length]
             said(f"| {kind} | *{word}* |", *row)
     assert gains["wrong", "not divided"] == gains["right", "not divided"] == 0
-    said("Among wrong responses, *stop* is pushed down more", gains["wrong", "divided"] < 0)
-    said("Among right ones, *stop* is pushed up more", gains["right", "divided"] > 0)
+    said("But their chances sum to", chosen.exp().sum().item())
+    said("So wrong responses stop less often", gains["wrong", "divided"] < 0)
+    said("and right ones more often", gains["right", "divided"] > 0)
 
 
 def units_agree(p, size):

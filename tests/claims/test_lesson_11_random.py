@@ -48,9 +48,11 @@ def test_a_tenth_of_the_learning_rate_does_hardly_any_harm(dealt, runs):
 
 def random_scores(said, dealt, runs):
     """Going further: why random rewards do harm."""
-    said("So the expected gradient is exactly", 0)
-    said("trains the control for", 80, 3, 3, 400)
-    said("training, pass@1 is", mean(runs, "start", "pass_1"), mean(runs, "start", "pass_16"))
+    said("so the expected gradient is exactly", 0)
+    said("has three learning rates, each with", 3, 80, 400)
+    said(
+        "Before training, pass@1 is", mean(runs, "start", "pass_1"), mean(runs, "start", "pass_16")
+    )
     for words, share in (
         ("as in section 8:", FULL),
         ("a quarter of it |", QUARTER),
@@ -59,4 +61,3 @@ def random_scores(said, dealt, runs):
         one = column(dealt, share, "pass_1")
         rate = [1e-4] if share == FULL else []
         said(f"| {words}", *rate, one.mean(), one.min(), one.max(), mean(dealt, share, "pass_16"))
-    said("But the loss gives none: its expected gradient is", 0)
