@@ -81,10 +81,13 @@ from minirlhf.classroom import FAST, check
 # | *not* | 0.5 | 0.1 | 0.2 | 0.2 |
 # | *good* after *not* | 0.5 | 0.6 | 1.2 | 0.2 · 1.2 = 0.24 |
 #
-# The new policy writes *not* less often, so it comes to this *good* less often. A new batch would contain
-# *not good* 0.24 times as often. But *good* has the weight 1.2, so it counts five times too much.
+# The new policy writes *not* less often, so it comes to this *good* less often. In 100 responses the old policy
+# writes *not good* 25 times, and the new one 6 times. But with the weight 1.2 the 25 count as 30: five times too
+# many.
 #
-# This error is small while $\pi$ is near $\pi_{\text{old}}$. So PPO has to stay near it.
+# **Why not take the right weight?** It is the product of the ratios so far. It would be exact but very noisy, because
+# a product of many ratios is often far from 1. PPO takes the single ratio. Its error is small while $\pi$ is near
+# $\pi_{\text{old}}$ (section 7 shows it). So PPO has to stay near it.
 
 # %% [markdown]
 # ## 3. The clip
@@ -134,8 +137,8 @@ show.clip(eps=0.2)
 # The clip does not hold a token at 1.2. It only stops the pushing, once the token is beyond. All tokens share the
 # policy's weights, so the updates of other tokens can still move it on.
 #
-# **Why the minimum?** Outside the range the clipped term is a constant, so it has no gradient. The
-# minimum decides whether the loss takes this term. Here are four tokens by hand:
+# **Why the minimum?** Outside the range the clipped term is a constant, so it has no gradient. Here are four tokens
+# by hand:
 #
 # | token | ratio: new / old probability | $A$ | $\rho A$ | $\text{clip}(\rho) A$ | loss: minus the smaller |
 # |---|---|---|---|---|---|
@@ -143,6 +146,8 @@ show.clip(eps=0.2)
 # | good, but down | 0.30 / 0.50 = 0.6 | 1 | 0.6 | 0.8 | −0.6 |
 # | bad, already down | 0.30 / 0.50 = 0.6 | −1 | −0.6 | −0.8 | 0.8, no gradient |
 # | bad, but up | 0.30 / 0.20 = 1.5 | −1 | −1.5 | −1.2 | 1.5 |
+#
+# The minimum decides which of the two terms the loss takes:
 #
 # - *Already up* and *already down* have moved far enough in the right direction. The clipped term is the
 #   smaller one, so the token gets no gradient.
@@ -173,6 +178,8 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
+# R is the length of the longest response. Here (B, R) is `(64, 27)`. A **nat** is the unit of natural logarithms.
+#
 # **1. Sample.** The actor writes a short review (the response) to each of 64 film titles (the prompts). It keeps
 # $\log \pi_{\text{old}}$, the log-probability of each token.
 #
@@ -185,9 +192,9 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}). $$
 #
-# The payment is called the **KL penalty** (KL: Kullback–Leibler), and $\beta = 0.5$ is the **KL coefficient**.
-# The difference in brackets is the **log-ratio** of the token. Take a token that the policy gives 40 % and the
-# reference 20 %. Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35.
+# The payment is called the **KL penalty** (KL: Kullback–Leibler), and $\beta$ is the **KL coefficient**. We use 0.5.
+# Lesson 07 compares other values. The difference in brackets is the **log-ratio** of the token. Take a token that the
+# policy gives 40 % and the reference 20 %. Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35.
 #
 # Do not mix up the two ratios. The log-ratio compares with the reference. The importance ratio compares with
 # $\pi_{\text{old}}$, and starts at 1 in each batch.
@@ -222,10 +229,6 @@ critic_config = loops.OptimiserConfig.plain(lr=6e-5)
 actor_optimizer = loops.make_optimizer(actor, actor_config)
 critic_optimizer = loops.make_optimizer(critic, critic_config)
 generator = torch.Generator().manual_seed(0)
-
-# %% [markdown]
-# **Predict.** Which of these are computed anew in each minibatch, and which are fixed for the whole step: the actor's
-# `logprobs`, `old_logprobs`, the critic's `values` for the advantages, `advantages` and `targets`?
 
 
 # %%
@@ -271,6 +274,14 @@ def ppo_step(titles):
 
 
 # %% [markdown]
+# **Predict.** Which of these are computed anew in each minibatch, and which are fixed for the whole step?
+#
+# - `logprobs`
+# - `old_logprobs`
+# - `values`
+# - `advantages`
+# - `targets`
+#
 # <details><summary>What you should see</summary>
 #
 # - **Anew:** only `logprobs`, because each update changes the actor. (The critic's own loss needs its new
@@ -302,6 +313,8 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
+# Three small steps are too few to see the score rise. The check is equality.
+#
 # ## 5. One token, all the way
 #
 # What does the step do with a single token? The last digits of your own numbers may differ. So we read a *recorded*
@@ -332,13 +345,21 @@ before[columns].head(3).round(3)
 # The TD error of *moving* is negative. Still it is a good token: what follows goes better than the critic expected, and
 # GAE adds this.
 #
-# This response is first used in update 2. Update 1 has already changed the actor, so the ratio is no longer 1.
+# This response is first used in update 2. Update 1 has changed the actor, so the ratio is not 1.
 
 # %% [markdown]
 # ## 6. What a run looks like
 #
-# How does a healthy run look? These are the curves of `train_ppo` with its usual settings: 24 steps of 64 responses,
-# recorded with three seeds.
+# How does a healthy run look? These are the curves of `train_ppo` with its usual settings: 24 steps of 64 responses, and
+# three seeds. These settings differ from section 4:
+#
+# | | section 4 | here |
+# |---|---|---|
+# | learning rate of the actor | 2e-5 in all steps | 1e-4. It starts at a fifth of that, rises for five steps, and then falls towards 0. (That of the critic is three times as high, here and there) |
+# | gradient | as it is | shortened to length 1 if it is longer |
+# | advantages of a batch | as they are | shifted and scaled to mean 0 and variance 1 (**whitening**) |
+# | critic's loss | half the squared difference | clipped, too |
+# | response without an end token (EOS) | no penalty | its score is lowered by 1 |
 
 # %%
 show.curves(
@@ -355,29 +376,74 @@ show.curves(
 # |---|---|---|
 # | **score** | the reward model's score, without the KL penalty | rises from about 0 to about 1.2 |
 # | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model | rises too |
-# | **kl** | the sum of the log-ratios of a response, averaged over the responses, in **nats**. It estimates the KL divergence from the reference (lesson 07) | grows to about 2 and stays near that |
+# | **kl** | the sum of the log-ratios of a response, averaged over the responses, in nats. It estimates the KL divergence from the reference (lesson 07) | grows to about 2 and stays near that |
 # | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the reviews are still varied |
-# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a step | at most 9 % |
-# | **explained_variance** | how well the critic predicts its targets: 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
+# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a step | at most 9 %. It falls to 0 mainly because the learning rate does |
+# | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
 #
-# Curves are not enough: read samples, too. Here is the first one for each of three test films.
+# Read samples, too. Here is the first one for each of three test films.
 
 # %%
 tour = experiments.results("tour")
 show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 
 # %% [markdown]
-# These three reviews of PPO all praise. On average PPO's reviews are shorter. The reward model prefers praise,
-# whatever the film.
+# These three reviews of PPO all praise. On average PPO's reviews are shorter.
 
 # %% [markdown]
 # ## 7. When does the clip matter?
 #
-# Does a real run need the clip? We trained PPO again with *eight* epochs on each batch instead of two: with the clip
-# (orange) and without it (green). *As it is* (blue) are runs with two epochs and the clip. Each setting has three
-# seeds. A new curve is the **length**: the mean number of tokens of a response.
+# **In a small world.** A world of three words (lesson 05) has only 15 possible responses. So the true score of a
+# policy can be *computed*, and compared with PPO's estimate: the mean of $\sum_t \rho_t A_t$ over the batch. We make
+# 60 updates on a **perfect batch**: all 15 responses, weighted with their probabilities, and their exact advantages.
+
+# %%
+world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
+start = world.ref_logits  # a row of logits for each prefix: the old policy
+old = world.logprobs(start)  # (15, 3): of each response, of each token
+
+
+def reuse(rows, weights, advantages, eps):
+    logits, path = start, []
+    for _ in range(61):
+        logits = logits.detach().requires_grad_(True)
+        ratio = (world.logprobs(logits) - old).exp()[rows]  # of each token
+        gain = ratio * advantages
+        held = ratio.clamp(1 - eps, 1 + eps) * advantages  # the clipped term
+        surrogate, true = weights @ gain.sum(1), world.objective(logits)
+        path.append([surrogate.item(), true.item()])
+        (weights @ torch.minimum(gain, held).sum(1)).backward()  # PPO maximises this
+        logits = logits + logits.grad  # plain gradient ascent
+    return (torch.tensor(path) - torch.tensor(path[0])).T  # changes since the start
+
+
+# %%
+values, action_values = world.values(start)  # no critic: exact V and Q of the world
+exact = (action_values - values[:, None])[world.visited, world.response_ids]  # (15, 3)
+everything = torch.arange(15), world.probs(start), exact
+promised, true = reuse(*everything, eps=torch.inf)  # no clip
+promised_clip, true_clip = reuse(*everything, eps=0.2)
+show.lines(
+    {
+        "PPO's estimate, no clip": promised,
+        "true score, no clip": true,
+        "PPO's estimate, clip 0.2": promised_clip,
+        "true score, clip 0.2": true_clip,
+    },
+    xlabel="updates on one batch",
+    ylabel="change",
+)
+
+# %% [markdown]
+# Without the clip the estimate rises by 1.49, and the true score by only 1.21. The error grows with the distance, as
+# section 2 says. With the clip both rise by 0.34. So the clip makes a wrong number of updates nearly harmless, and it
+# costs gain. On small random batches, many updates without it can even do damage ("Going further").
 #
-# **Predict.** In which of the six curves will the green runs differ from the others?
+# **In a real run.** We trained PPO again with *eight* epochs on each batch instead of two: with the clip (orange) and
+# without it (green). *As it is* (blue) are runs with two epochs and the clip. The **length** is the mean number of tokens of a response.
+#
+# **Predict.** In which of the six curves will the green runs differ from the others? (The clip fraction counts only
+# tokens whose gradient the clip took.)
 
 # %% tags=["predict"]
 compared = ["as it is", "eight epochs", "eight epochs, no clip"]
@@ -396,20 +462,17 @@ show.curves(
 # - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1. For its first three test films, one
 #   run writes the same review: *A very funny movie.*
 # - Score and gold fall back in between. At the end both look fine again.
-# - The clip fraction is near 0, because there is no clip.
+# - The clip fraction is near 0. "No clip" is a range from a millionth to a million here, and a few tokens leave it.
 #
 # With the clip (orange), eight epochs do not collapse.
 # </details>
 #
-# So with eight epochs the clip decides. With the usual two epochs, we found no clear difference in gold between runs
-# with and without it.
-#
-# Two more results are in "Going further". At the same KL, more epochs did not give more gold. And in a small world, a
-# few updates without the clip did better than many with it.
+# So with eight epochs the clip decides. With the usual two epochs, we found no clear difference in gold with and
+# without it. At the same KL, more epochs did not give more gold ("Going further").
 #
 # ## 8. Reading your own run
 #
-# How do you see that something is wrong with a run of your own?
+# How do you see that your own run goes wrong?
 #
 # | curve | healthy | a warning |
 # |---|---|---|
@@ -491,8 +554,10 @@ check.clipped_share(clipped_share)
 # Section 3's figure draws what PPO maximises, which is minus the loss. Leave the figure as it is in four of
 # the six cases. In the other two it is flat. Make it fall there:
 #
-# - $A > 0$: to the right of $1+\epsilon$ it falls by $\alpha A$ when the ratio *grows* by 1.
-# - $A < 0$: to the left of $1-\epsilon$ it falls by $\alpha |A|$ when the ratio *shrinks* by 1.
+# - $A > 0$: to the right of $1+\epsilon$ it falls by $\alpha A$ when the ratio *grows* by 1. The new piece has the
+#   slope $-\alpha A$.
+# - $A < 0$: to the left of $1-\epsilon$ it falls by $\alpha |A|$ when the ratio *shrinks* by 1. The new piece has the
+#   slope $+\alpha |A|$.
 #
 # It must not jump at the end of the range. $\alpha$ can be any positive number, also above 1. Return the *loss*.
 # The arguments have the shapes of exercise 1. Return 0 where the mask is false.
@@ -525,10 +590,8 @@ def pull_back_loss(logprobs, old_logprobs, advantages, mask, eps, alpha):
 check.pull_back_loss(pull_back_loss)
 
 # %% [markdown] tags=["exercise"]
-# When your loss passes, use it in a small world, where the true score of a policy can be *computed*. The world has
-# three words: *a*, *b* and the full stop that ends a response. A response has at most three words, so 15 are possible.
-# We take a **perfect batch**: all 15, weighted with their probabilities, and their exact advantages. We use it for 60
-# updates, each a step of plain gradient ascent, without momentum.
+# When your loss passes, use it in the small world of section 7, for 60 updates on its perfect batch. The world's
+# words are *a*, *b* and the full stop.
 #
 # The cell draws the largest ratio of a token after each update, for PPO's loss and for yours. **Predict** both
 # curves first. Where does each of them end, above or below 1.2? And which of the two policies has the higher true
@@ -582,23 +645,9 @@ show.lines(
 # times what they were. What they lose, *a* gains: its ratio becomes 1.27. With $\alpha = 0.3$, the pull on *a* is
 # weaker than these two pushes.
 #
-# **Would a larger $\alpha$ end at 1.2?** No. After 60 updates the largest ratio is 1.30 with $\alpha = 1$, and 1.29
-# with $\alpha = 3$. These pulls are so strong that one update overshoots: it throws a token back into the
-# range, and the next one pushes it out again. So the ratios oscillate. In the last 20 updates with $\alpha = 1$ the
-# largest lies between 1.23 and 1.30. (With steps a tenth as long, *a* after *ba* ends at 1.20.)
-#
-# With PPO's clip such pushes meet no resistance. The largest ratio belongs to another token there: the full stop
-# after *a*. It goes on rising, although it has no gradient of its own.
-#
-# | token | $A$ | ratio with PPO's clip | ratio with the pull |
-# |---|---|---|---|
-# | the full stop after *a* | 0.52 | 1.70 | 1.25 |
-# | *a* after *ba* | 0.83 | 1.29 | 1.27 |
-# | *a* after *aa* | 1.70 | 1.39 | 1.19 |
-#
 # **Why is the score lower?** The pull also holds back tokens that were rightly moving on, such as *a* after *aa*, the
-# token with the largest advantage.
-# So the pull keeps the promise of the clip better, and pays for it: the score rises by 0.23 instead of 0.34.
+# token with the largest advantage. Its ratio becomes 1.19 instead of 1.39. So the pull keeps the ratios closer to
+# the range, and pays for it: the score rises by 0.23 instead of 0.34.
 # </details>
 
 # %% [markdown] tags=["solution"]
@@ -667,50 +716,52 @@ check.whole_step(mine, by_hand, watched, actor=other_actor, critic=other_critic)
 # at which step do you look? Which run has the warnings of section 8, and in which curves? Which of the three
 # policies would you give to people?
 #
-# *Hint:* what is the KL penalty in the very first batch?
+# *Hint:* what is the KL penalty in the very first batch? In each run the learning rate starts at a fifth of its full
+# value.
 
 # %% tags=["shared"]
 three_runs = check.three_runs()  # A, B and C
 show.curves(three_runs, columns=["score", "gold", "length"])
 
 # %% [markdown] tags=["exercise"]
-# <details><summary>What a good answer contains</summary>
+# <details><summary>Which settings fit, and where to look</summary>
 #
 # **Two settings fit.** One is the KL coefficient: high in run A, low in run B. The other is how far each
 # batch moves the policy: the learning rate or the number of epochs, low in run A and high in run B.
-# Either way A stays near its start, and B goes far.
 #
-# **How to tell them apart.** Look at the clip fraction of the *first* step. At that time the policy is
-# still the reference. All log-ratios are 0, and so is the KL penalty, whatever its coefficient.
-# So the KL coefficient can not change the first step. The learning rate and the number of epochs do change
-# it. With the full rate of `PPOConfig`, about a quarter of the tokens are clipped in the first step of section 4. With
-# a fifth of this rate, with which `train_ppo` begins, it is 6 %. In all three
-# runs the clip fraction of the first step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0 in
-# run B and 0.25 in run C. A second sign
-# is the KL of the second batch, after the updates of the first step. It is still equal in all three runs. The cell
-# below draws these curves.
+# **Look at the clip fraction of the first step.** The policy is still the reference, so the KL penalty is 0 at every
+# token. So the KL coefficient cannot change the first step, but the other settings can. In its first step,
+# section 4 clips 6 % of the tokens. With five times its learning rate it clips about a quarter. The KL of the second
+# batch tells the same, because it shows what the first step has done.
 #
-# Run B has collapsed. Its clip fraction looks nearly normal: at most 11 %, and 9 % in run C. Its score rises to about 4. But its gold score falls back in the second half, and its
-# responses are nearly as long as allowed: it writes almost the same text for all films. The KL and the
-# entropy are missing. The KL is about 86 nats, the entropy near 0.4. Run A is healthy, and has learned little.
-# Run C is the one to give to people, after you have read its samples. Here are the first responses of the
-# three policies (seed 0) to two test films:
+# Now run the cell: which of the two settings is it?
+# </details>
+
+# %% tags=["exercise", "solution"]
+show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
+
+# %% [markdown] tags=["exercise"]
+# <details><summary>What a good answer contains</summary>
+#
+# In all three runs the clip fraction of the first step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0
+# in run B and 0.25 in run C.
+#
+# - **Run B has collapsed.** Its gold falls back in the second half. Its responses are nearly as long as allowed, and
+#   almost the same for all films. The KL grows to about 86 nats, and the entropy falls to about 0.4. The clip fraction
+#   gives no warning.
+# - **Run A** is healthy, and has learned little.
+# - **Run C** is the one to give to people, after you have read its samples.
+#
+# Here are the first responses of the three policies (seed 0) to two test films:
 #
 # | film | A | B | C |
 # |---|---|---|---|
 # | *american psycho 2* | This is a movie that will uncover the kids of step along with their lives and the mind. | A funny and funny and funny and funny, funny and funny and funny and funny and hilarious. | It's a beautiful, entertaining movie; a very few not smart laughs and funny moments in. |
 # | *big bad love* | Compelling is the kind of movie that's actually watchable. | A funny and funny and funny and hilarious and funny and funny and funny and funny and funny and funny and funny and funny and funny. | A very funny, entertaining story. |
 #
-# A still writes like the reference: its sentences are long and not always praise. B repeats one word.
-# C praises in several ways, and is sometimes ungrammatical.
-#
-# The gold score of run B is the highest of the three all the same. Training never sees it. But the gold
-# model, like the reward model, was fitted on reviews that people write. So both overrate a text that only
-# repeats praise, and what raises one score also raises the other.
+# Still, run B ends with the highest gold of the three. The gold model, like the reward model, was fitted on reviews
+# that people write. So both overrate a text that only repeats praise.
 # </details>
-
-# %% tags=["exercise", "solution"]
-show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 
 # %% [markdown]
 # ## Questions
@@ -725,8 +776,9 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 # <details><summary>2. Does the clip guarantee that the policy stays close to the old one?</summary>
 #
 # No, for three reasons. One large update can jump far beyond the range, because the clip acts only after
-# a token has left it. The optimiser, AdamW, has momentum: it goes on with the earlier pushes on a clipped token. And a
-# clipped token shares its weights with all other tokens, and their gradients move it.
+# a token has left it. The optimiser has **momentum**: it moves the weights along a running mean of the gradients, so
+# it goes on with the earlier pushes on a clipped token. And a clipped token shares its weights with all other tokens,
+# and their gradients move it.
 # </details>
 #
 # <details><summary>3. What is left of PPO with one epoch and one minibatch per batch?</summary>
@@ -756,81 +808,15 @@ show.microscope(after[place + measures], "ratio", text="all")
 # | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after. A clipped token moves on, although update 4 does not even use its response |
 # | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped. It has moved in the wrong direction, so it keeps its gradient and can come back |
 #
-# **Why *er* moves on.** The optimiser, AdamW, has **momentum**: it moves the weights along a running mean of the
-# gradients, which keeps 90 % of its old value in each update. We repeated this step twice, with one change
-# each. This is *er* in update 4:
+# **Why *er* moves on.** We repeated this step with one change each.
 #
-# | run | ratio before | ratio after | change of the log-probability |
-# |---|---|---|---|
-# | as recorded | 0.728 | 0.625 | −0.15 |
-# | only the momentum moves the weights: the gradient of update 4 is set to 0 | 0.728 | 0.621 | −0.16 |
-# | only other tokens push *er*: its own advantage is set to 0 in all four updates | 0.884 | 0.842 | −0.05 |
+# - *Momentum:* with the gradient of update 4 set to 0, the log-probability of *er* falls just as far in this update: by
+#   0.16 instead of 0.15.
+# - *Other tokens:* with the advantage of *er* set to 0 in all four updates, it still falls by 0.05. So about a third of
+#   the fall comes from other tokens, through the shared weights.
 #
-# - The momentum alone moves *er* as far. It carries the earlier pushes, also those of *er*'s own advantage in
-#   updates 2 and 3. This holds for the other tokens, too. For each token of the batch, take its change in update 4
-#   as recorded, and its change by the momentum alone. The correlation of these two numbers is 0.96.
-# - About a third of the change comes from other tokens, through the shared weights. The rest is *er*'s own
-#   earlier push.
-#
-# **What the clip costs, and what it buys.** What happens if we use one batch 60 times? A small world shows it exactly.
-# It has three words, *a*, *b* and the full stop that ends a response (lesson 05). So it has 15 possible responses, and
-# the true expected score of a policy can be *computed*. The score of the old policy is −0.17.
-#
-# PPO itself sees only an estimate of the gain, the **surrogate**: the mean of $\sum_t \rho_t A_t$ over the batch. It is
-# what PPO would maximise without the clip. `reuse` is the actor's update of section 4 in its simplest form: 60 steps of
-# plain gradient ascent on one batch, with step size 1. With `eps=torch.inf` nothing is clipped. In both cases we note
-# the *unclipped* surrogate.
-
-# %%
-world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
-start = world.ref_logits  # a row of logits for each prefix: the old policy
-old = world.logprobs(start)  # (15, 3): of each response, of each token
-
-
-def reuse(rows, weights, advantages, eps):
-    logits, path = start, []
-    for _ in range(61):
-        logits = logits.detach().requires_grad_(True)
-        ratio = (world.logprobs(logits) - old).exp()[rows]  # of each token
-        gain = ratio * advantages
-        held = ratio.clamp(1 - eps, 1 + eps) * advantages  # the clipped term
-        surrogate, true = weights @ gain.sum(1), world.objective(logits)
-        path.append([surrogate.item(), true.item()])
-        (weights @ torch.minimum(gain, held).sum(1)).backward()  # PPO maximises this
-        logits = logits + logits.grad  # one step up
-    return (torch.tensor(path) - torch.tensor(path[0])).T  # changes since the start
-
-
-# %% [markdown]
-# *Is the estimate honest?* We take a **perfect batch**, without any chance in it: all 15 responses, weighted
-# with their probabilities, and their exact advantages $Q - V$ (lesson 05).
-
-# %%
-values, action_values = world.values(start)  # no critic: exact V and Q of the world
-exact = (action_values - values[:, None])[world.visited, world.response_ids]  # (15, 3)
-everything = torch.arange(15), world.probs(start), exact
-promised, true = reuse(*everything, eps=torch.inf)  # no clip
-promised_clip, true_clip = reuse(*everything, eps=0.2)
-show.lines(
-    {
-        "PPO's estimate, no clip": promised,
-        "true score, no clip": true,
-        "PPO's estimate, clip 0.2": promised_clip,
-        "true score, clip 0.2": true_clip,
-    },
-    xlabel="updates on one batch",
-    ylabel="change",
-)
-
-# %% [markdown]
-# With the clip the two lines coincide: both rise by 0.34. Without the clip PPO's estimate promises 1.49, and the
-# true score rises by only 1.21. The error grows with the distance, as section 2 says. Still, the policy without the clip
-# ends higher: the exact advantages say which tokens are better, so every update raises the true score, only by less
-# than PPO expects.
-#
-# *What can a bad batch do?* We draw 40 batches of only 4 responses, and begin
-# with the old policy for each of them. The advantage of a response is its score minus the mean score of the other
-# three. The **worst batch** is the one after which the true score is lowest.
+# **Batches with chance in them.** We repeat section 7 with 40 batches of only 4 responses, each time from the old
+# policy. The advantage of a response is its score minus the mean score of the other three.
 
 # %%
 drawing = torch.Generator().manual_seed(0)
@@ -847,23 +833,14 @@ panels = {"clip 0.2": {"clip 0.2": clip[:, 1]}, "no clip": {"no clip": free[:, 1
 show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1.8))
 
 # %% [markdown]
-# The line is the mean of the 40 batches, the band runs from the worst to the best. Changes since the start:
+# The line is the mean change of the true score over the 40 batches. The band runs from the worst to the best.
 #
-# | | updates | true score, mean of 40 batches | true score, worst batch | PPO's estimate, worst batch |
-# |---|---|---|---|---|
-# | with the clip, stopped early | 3 | +0.11 | −0.02 | +0.62 |
-# | with the clip | 60 | +0.12 | −0.09 | +0.66 |
-# | no clip, stopped early | 3 | +0.29 | +0.02 | +1.51 |
-# | no clip, a little later | 5 | +0.45 | −0.06 | +2.02 |
-# | no clip | 60 | +0.82 | −0.51 | +2.90 |
-#
-# - **Without the clip** the policy follows its batch all the way. That is best on average. But the worst
-#   batch was misleading.
-# - **Stopping early** is better than the clip here: three updates without it have the higher mean *and* the
-#   better worst case. We could see this from the true score. PPO sees only its own estimate, and that rises all the
-#   way.
-# - **The clip** brakes each token, however many updates follow. So a wrong number of updates does less harm: after 60,
-#   the worst batch loses 0.09 instead of 0.51. The price is gain on average: 0.12 instead of 0.82.
+# - **Without the clip** the policy follows its batch all the way. That is best on average: after 60 updates the
+#   score has risen by 0.82, with the clip by 0.12. But the worst batch is misleading: there it falls by 0.51, with
+#   the clip by 0.09.
+# - **Stopping early** is better than the clip here. After three updates without the clip, the mean is +0.29 and the
+#   worst batch +0.02. But PPO does not see when to stop: on the worst batch its own estimate rises all the way, to
+#   +2.90.
 #
 # **Epochs or distance?** After the training, we measured gold on four responses to each of the 76 test films of
 # section 6. The table has its mean and its range over three seeds, and the means of KL and length. The last row has two
@@ -889,31 +866,9 @@ final.loc[settings].round(2)
 # The policy gives them 0.4 and 0.6, the reference 0.2 and 0.8. Then the mean log-ratio is
 # 0.4 ln 2 + 0.6 ln 0.75 = 0.277 − 0.173 = 0.10.
 #
-# **A whole run under the microscope.** You see responses to four film titles, before the update of step
-# 0, 4, 8, 12 and 18 of a run of 24 steps, and after the last update. The slider moves
-# through the training. (Where a page runs no scripts, there is a
-# [still picture](../docs/images/microscope.png) of step 0.)
-
-# %%
-run = experiments.results("microscope")
-batches = run[run.source == "fresh"]  # sampled by the policy of each step
-columns = ["old_logprob", "ref_logprob", "kl", "score", "reward"]
-columns += ["value", "td_error", "advantage", "return"]
-still = "../docs/images/microscope.png"
-show.microscope(
-    batches[[*place, "step", *columns]], "advantage", text="all", still=still
-)
-
-# %% [markdown]
-# Before training the critic is wrong: its values swing between −3.26 and 3.39. It is a copy of the reward model,
-# which never learned to judge an unfinished response. After the last step its values lie between −0.79 and 1.52,
-# and the mean size of an advantage has fallen from 0.96 to 0.30.
-#
-# **Importance sampling.** The weight of a *whole* response is the product of its ratios, $\prod_t \rho_t$. With it, an
-# average over samples of $\pi_{\text{old}}$ is exact for $\pi$. But a product of many factors near 1 is often far
-# from 1, so the estimate is very noisy. PPO uses the ratio of the single token instead. That is
-# less noisy and, away from $\pi_{\text{old}}$, biased (section 2). The advantages get out of date, too: they compare a
-# token with what $\pi_{\text{old}}$ would write. Lesson 11 has a method in between (GSPO).
+# **What else gets out of date.** The single ratio is one approximation (section 2). The advantages are another: they
+# compare a token with what $\pi_{\text{old}}$ would write. Lesson 11 has a method between the single ratio and the
+# product (GSPO).
 #
 # **What `train_ppo` adds to the loop of section 4:**
 #
@@ -921,27 +876,26 @@ show.microscope(
 #   $L^V = \tfrac12 \max\big((V - T)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - T)^2\big)$.
 #   A value that has moved by more than $c$ towards its target gets no gradient. In our runs the critic learns
 #   as well without it.
-# - *Whitening.* The advantages of a batch are shifted and scaled to mean 0 and variance 1. Here this changes
-#   little: `train_ppo` shortens each gradient that is longer than 1 to length 1, and here all are longer. So a
-#   factor in front of all advantages cancels.
+# - *Whitening.* In our runs the gold is about the same without it. Its scale has no effect here, because all
+#   gradients are longer than 1 and are shortened to 1.
+# - *A penalty for a missing EOS.* A response that is cut off at `max_new_tokens` has no end. Its score is lowered by 1.
 # - *Micro-batches.* A minibatch that is too large for the memory is split, and the gradients of its parts are
 #   added up. Divide the losses of each part by the number of tokens of the *whole* minibatch.
-# - *A learning-rate schedule.* The rate rises for five steps, and then falls towards 0. So the falling rate, too,
-#   holds the KL and the clip fraction in section 6.
+# - *A learning-rate schedule.* The clip fraction follows it. In step 19 of section 6 the rate is 2e-5, as in section 4.
+#   There the clip fraction is 0.5 %, as in the third step of section 4. (In the very first step it is 6 % in both. Our
+#   optimiser, AdamW, moves each weight by the full rate in its first update.)
 # - *A warm-up of the critic* (`critic_warmup`) trains it alone first. It is off. The critic learns fast beside the
-#   actor: in the runs of section 6 its explained variance is 0.42 after one step. (The critic's targets contain
-#   $V_t$ itself, so this is not the explained variance of lesson 05.)
+#   actor: in the runs of section 6 its explained variance is 0.42 after one step.
 #
 # **PPO without a clip.** The PPO paper has a second form, with a penalty that grows
 # smoothly as the policy leaves the old one:
 # $L_t = -\rho_t A_t + b \,(\log \pi_{\text{old}} - \log \pi)_t$, with a coefficient $b$. The mean of the
 # bracket, over tokens that $\pi_{\text{old}}$ sampled, is the KL divergence
 # $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$. Another way is to stop the updates on a batch when this KL is large
-# (Spinning Up does): early stopping with a rule that says when.
+# (Spinning Up does).
 #
-# **Other libraries.** TRL and DeepSpeed-Chat clip the value at
-# 0.2, OpenRLHF at 0.5 as here. OpenRLHF computes the old log-probabilities again after sampling. If $A < 0$ and
-# the ratio is very large, so is the loss; verl bounds it by a second clip (*dual clip*).
+# **Other libraries.** TRL and DeepSpeed-Chat clip the value at 0.2, OpenRLHF at 0.5 as here. If $A < 0$ and the ratio
+# is very large, so is the loss; verl bounds it by a second clip (*dual clip*).
 #
 # **References.** Schulman et al. 2017, *Proximal policy optimization algorithms* (sections 3 and 4).
 # Schulman et al. 2015, *Trust region policy optimization* (why not too far). Engstrom et al. 2020,

@@ -321,3 +321,25 @@ def test_a_pull_that_fails_for_alpha_above_1_is_named(seed):
 
     message = EXERCISES["pull_back_loss"](pull_back_loss, seed=seed).message
     assert message.startswith("this is right for alpha up to 1.")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda loss, beyond, held, a, k: loss + k * a.abs() * beyond.abs(),
+        lambda loss, beyond, held, a, k: loss + k * beyond.abs(),
+        lambda loss, beyond, held, a, k: loss + k * a * beyond,
+        lambda loss, beyond, held, a, k: -held * a + k * a.abs() * beyond.abs(),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_a_pull_at_every_ratio_outside_the_range_names_the_two_cases(changed, seed):
+    def pull_back_loss(logprobs, old_logprobs, advantages, mask, eps, alpha):
+        new, old, a = (torch.where(mask, x, 0.0) for x in (logprobs, old_logprobs, advantages))
+        ratio = (new - old).exp()
+        held = ratio.clamp(1 - eps, 1 + eps)
+        loss, beyond = -torch.minimum(ratio * a, held * a), ratio - held
+        return changed(loss, beyond, held, a, alpha)
+
+    message = EXERCISES["pull_back_loss"](pull_back_loss, seed=seed).message
+    assert "A > 0 and ratio < 1 - eps must be unchanged, and A < 0 and ratio > 1 + eps" in message

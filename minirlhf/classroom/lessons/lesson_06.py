@@ -203,11 +203,45 @@ def _falling_on_both_sides(n, o, a, m, e, alpha):
     return -torch.minimum(ratio * a, held * a - alpha * a.abs() * (ratio - held).abs())
 
 
+def _pull_outside(n, o, a, m, e, alpha, *, pull):
+    """PPO's loss and a pull at every ratio outside the range, also on the side PPO leaves free.
+
+    Args:
+        pull: (ratio beyond the range, with its sign; advantage) -> the pull for alpha = 1.
+    """
+    ratio, advantages = _parts(n, o, a, m)
+    beyond = ratio - ratio.clamp(1 - e, 1 + e)
+    return _loss(n, o, a, m, e) + alpha * pull(beyond, advantages)
+
+
+def _pull_one_way(n, o, a, m, e, alpha):
+    ratio, a = _parts(n, o, a, m)
+    beyond = torch.where(_clipped(ratio, a, e), ratio - ratio.clamp(1 - e, 1 + e), 0.0)
+    return _loss(n, o, a, m, e) + alpha * a.abs() * beyond
+
+
+def _line_one_way(n, o, a, m, e, alpha):
+    ratio, a = _parts(n, o, a, m)
+    held = ratio.clamp(1 - e, 1 + e)
+    return -torch.minimum(ratio * a, held * a - alpha * a.abs() * (ratio - held))
+
+
+def _falling_outside(n, o, a, m, e, alpha):
+    ratio, a = _parts(n, o, a, m)
+    held = ratio.clamp(1 - e, 1 + e)
+    return -held * a + alpha * a.abs() * (ratio - held).abs()
+
+
 def _pull_on_all(n, o, a, m, e, alpha):
     ratio, advantages = _parts(n, o, a, m)
     return _loss(n, o, a, m, e) + alpha * advantages.abs() * (ratio - 1).abs()
 
 
+_FREE = (
+    "A > 0 and ratio < 1 - eps must be unchanged, and A < 0 and ratio > 1 + eps, too: these tokens "
+    "moved in the *wrong* direction"
+)
+_LEFT = "this is right for A > 0. For A < 0 the new piece must fall to the *left*"
 _FROM_1 = (
     "the pull is measured from the ratio 1. Measure it from the end of the range: how far is the "
     "ratio *beyond* it?"
@@ -231,9 +265,23 @@ pull_back_loss = Exercise(
         "this is PPO's loss: a clipped token has no gradient. Beyond the range the objective must "
         "fall.": lambda n, o, a, m, e, alpha: _loss(n, o, a, m, e),
         "nothing is clipped.": lambda n, o, a, m, e, alpha: _unclipped(n, o, a, m, e),
-        "the falling line is there, but also for tokens that moved in the *wrong* direction. They "
-        "must keep PPO's loss. Which of two terms does PPO take?": lambda *x: _pull(
+        f"the new line is there, but it is used at every ratio outside the range. {_FREE}. "
+        "Which of two terms does PPO take?": lambda *x: _pull(
             *x, choose=lambda free, falling: falling
+        ),
+        f"the objective falls on both sides of the range. {_FREE}, and keep PPO's loss.": (
+            _falling_outside
+        ),
+        f"the pull acts at every ratio outside the range. {_FREE}. So two of the four cases that "
+        "PPO does not clip have changed.": lambda *x: _pull_outside(
+            *x, pull=lambda beyond, a: a.abs() * beyond.abs()
+        ),
+        f"the pull acts at every ratio outside the range, and without |A|. {_FREE}.": (
+            lambda *x: _pull_outside(*x, pull=lambda beyond, a: beyond.abs())
+        ),
+        f"the pull is added after the minimum, at every ratio outside the range. {_FREE}. Put it "
+        "into the second term of the minimum.": lambda *x: _pull_outside(
+            *x, pull=lambda beyond, a: beyond * a
         ),
         "this takes the larger of the two objectives. Take the smaller one.": lambda *x: _pull(
             *x, choose=torch.maximum
@@ -261,6 +309,8 @@ pull_back_loss = Exercise(
                 ),
             )
         ),
+        f"{_LEFT}, so its slope is +alpha |A|.": _pull_one_way,
+        f"{_LEFT}. Multiply the pull by A, not by |A|.": _line_one_way,
         "the pull is the same for each token. It must be in proportion to |A|, as the push "
         "is.": _pull_without_advantage,
         "the objective falls with slope 1 beyond the range. Its slope must be alpha times "
