@@ -98,6 +98,7 @@ from minirlhf.classroom.lessons.lesson_15 import (
     mask_of,
     turn_log_ratio,
 )
+from minirlhf.classroom.lessons.lesson_15_turns import take_turns
 from minirlhf.classroom.lessons.lesson_15b import (
     loss_of_labelled_steps,
     pairs_of,
@@ -112,6 +113,7 @@ __all__ = [
     "Exercise",
     "Result",
     "six_verdicts",
+    "take_turns",
     "three_runs",
     "watch_updates",
     "whole_step",

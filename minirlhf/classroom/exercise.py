@@ -21,7 +21,10 @@ from minirlhf.runtime import check
 CASES = 12
 LONGEST = 300  # characters of a message
 NUMBERS = 12  # numbers of the largest tensor that a message shows
-PADDING = "Padding can hold NaN, and NaN * 0 is NaN: use torch.where on the inputs."
+PADDING = (
+    "Where the mask is False a number can be NaN, and NaN * 0 is NaN: "
+    "use torch.where on the inputs."
+)
 
 
 @dataclass(frozen=True)
@@ -107,15 +110,15 @@ class Exercise:
             return ""  # no padding is NaN
         if _same(answers[:plain], right[:plain]):
             return (
-                "your function finds padding by its NaN. Padding can also hold ordinary numbers. "
-                "Use the mask."
+                "your function looks for NaN. Where the mask is False there can also be ordinary "
+                "numbers. Use the mask."
             )
         if not any(x.isnan().any() for x in itertools.chain(*answers)):
             return ""
         clean = [i for i, case in enumerate(cases) if not _has_nan(case)]
         cases, answers, right = ([x[i] for i in clean] for x in (cases, answers, right))
         if _same(answers, right):
-            return f"padding is masked too late or by multiplication. {PADDING}"
+            return f"the mask comes too late, or by multiplication. {PADDING}"
         return self._mistake(cases, answers)
 
     def _masks(self) -> bool:

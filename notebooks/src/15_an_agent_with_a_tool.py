@@ -21,7 +21,7 @@
 #
 # **You need** lesson 11 (verifiable rewards, GRPO) and lesson 12 (direct preference optimisation, DPO).
 # Soft values (lesson 13) and online DPO (lesson 14) are recalled in a sentence.
-# About 30 minutes to read and 70 for the exercises.
+# About 35 minutes to read and 75 for the exercises.
 
 # %%
 import copy
@@ -53,9 +53,10 @@ from minirlhf.classroom import FAST, check
 #
 # $$ h(y) = \sum_t m_t \big[ \log \pi(y_t \mid s_t) - \log \pi_{\text{ref}}(y_t \mid s_t) \big] . $$
 #
-# Here $s_t$ is the prompt and *all* tokens before $y_t$, because the policy reads what the tool wrote. A pair has the difference $\Delta h = h(\text{chosen}) - h(\text{rejected})$, and
-# its loss is that of lesson 12, $-\log \sigma(\beta\, \Delta h)$. This is *multi-turn DPO* (Xiong et
-# al. 2024). Lesson 12 wrote $h$ for the difference, our $\Delta h$.
+# Here $s_t$ is the prompt and *all* tokens before $y_t$, because the policy reads what the tool wrote. A pair
+# has the difference $\Delta h = h(\text{chosen}) - h(\text{rejected})$, and its loss is that of lesson 12,
+# $-\log \sigma(\beta\, \Delta h)$. This is *multi-turn DPO* (Xiong et al. 2024). Lesson 12 wrote $h$ for the
+# difference, our $\Delta h$.
 
 # %% [markdown]
 # **Predict.** The prompt is `2*3+1=`, and here are the tokens of a response: `[ 2 * 3 ] { 6 } 7 EOS`. For
@@ -65,7 +66,6 @@ from minirlhf.classroom import FAST, check
 # <details><summary>What you should see</summary>
 #
 # For all but `{ 6 }`. The `]` is the policy's decision to *end* the call, and the EOS to end the response.
-# Both are learned.
 # </details>
 #
 # **An example with numbers.** Let this be the chosen response of a pair. The policy has trained a little, so
@@ -95,14 +95,13 @@ for name, counted in {"with the mask": m, "without": torch.ones_like(m)}.items()
 pd.DataFrame(table).T.round(2)
 
 # %% [markdown]
-# It is the same policy in both rows. Without the mask the loss is lower, because this policy predicts the
-# tool better than the reference does. That does not help: the tool writes its tokens in any case.
+# The tool writes its tokens in any case, however likely the policy finds them.
 
 # %% [markdown]
 # ## 2. Taking turns
 #
 # How is such a response sampled? The policy samples token by token until it writes `]`. Then the tool reads
-# the token ids up to there and appends its own, and the policy goes on.
+# the token ids up to there and appends its own. The policy goes on until it writes EOS.
 #
 # `tiny-agent` is a GPT-2 of 0.8 million parameters. A token is one character. A problem is a product of two
 # two-digit numbers, plus or minus a number. tiny-agent calls the calculator in 40 % of its responses. The
@@ -115,9 +114,41 @@ start, tokenizer = models.load_policy("tiny-agent")
 calculator = tasks.calculator.Calculator(tokenizer)
 prompts = [p.prompt for p in tasks.calculator.problems("test", 12)]
 
+# %% [markdown]
+# First one response. `policy(ids)` draws the token that follows the ids so far.
+
+# %%
+eos = tokenizer.eos_token_id
+question = models.encode_prompts(tokenizer, prompts[1:2])[0][0].tolist()
+generator = torch.Generator().manual_seed(7)
+
+
+def policy(ids):
+    """The id of the next token, drawn by tiny-agent."""
+    with torch.no_grad():
+        logits = start(torch.tensor([question + ids])).logits[0, -1]
+    return torch.multinomial(logits.softmax(0), 1, generator=generator).item()
+
+
+# %%
+ids, own = [], []
+while True:
+    ids.append(policy(ids))
+    own.append(True)
+    if ids[-1] == eos:
+        break
+    if ids[-1] == calculator.call_end:  # the id of ]
+        result = calculator.run(ids)
+        ids += result
+        own += [False] * len(result)
+tokens = tokenizer.convert_ids_to_tokens(ids)
+pd.DataFrame({"token": tokens, "own": [int(x) for x in own]}).T
+
+# %% [markdown]
+# The row *own* is the action mask of this response. `models.sample` does the same for many prompts at once:
+
 # %%
 sampling = models.SamplingConfig(max_new_tokens=32, temperature=1.0)
-eos = tokenizer.eos_token_id
 ids, mask = models.encode_prompts(tokenizer, prompts)
 batch = models.sample(
     start,
@@ -151,26 +182,39 @@ pd.DataFrame(
 # ## 3. When is the mask exact?
 #
 # Does DPO still find the best policy if the tool's tokens are left out? Lesson 12 began with the best
-# policy $\pi^*$, which has the highest expected reward minus KL penalty. It satisfies
+# policy $\pi^*$, which has the highest expected reward minus KL penalty. There it satisfies
 #
-# $$ r(y) = \beta \log \frac{\pi^*(y)}{\pi_{\text{ref}}(y)} + \text{a constant} , $$
+# $$ \beta \log \frac{\pi^*(y)}{\pi_{\text{ref}}(y)} = r(y) - C $$
 #
-# and DPO puts this into the Bradley-Terry model.
+# with one constant $C$ for all responses to a prompt. DPO puts this into the Bradley-Terry model.
 #
-# **Is the masked sum $h$ still the log-ratio?** Yes. The probability of a response is now a product of the policy's
-# probabilities and the tool's. The tool is the same for policy and reference, so its probabilities cancel
-# in the ratio. What remains is $h$.
+# **Is the masked sum $h$ still the log-ratio?** Yes. Let $T$ be the probabilities of the tool. A response with
+# a call has the probability
 #
-# **Can a policy satisfy the equation?** Take two responses with the same call. The equation makes the one
-# with the better result likelier. The policy cannot do this: it chooses the call, but not the result. If
-# the tool **always gives the same result to the same call**, there are no two such responses, and the
-# equation holds. So for a calculator, a compiler or a fixed database, masked DPO is exact: its minimum is
-# $\pi^*$, under the conditions of lesson 12.
+# $$ \pi(y) = \pi(\text{call}) \; T(\text{result} \mid \text{call}) \; \pi(\text{rest} \mid \text{call,
+# result}) . $$
+#
+# $\pi_{\text{ref}}(y)$ has the same factor $T$, because both call the same tool. So $T$ cancels in the ratio.
+# What remains is $h$.
+#
+# **Can a policy satisfy the equation?** Take two responses with the same call. In the second one the calculator
+# has erred. Let policy and reference be sure how to go on from a result. Then the log-ratio of the
+# rest is 0, and only that of the call is left:
+#
+# | response | reward | the equation demands |
+# |---|---|---|
+# | `[47*83]{3901}3906` | 1 | $\beta \log \frac{\pi(\text{call})}{\pi_{\text{ref}}(\text{call})} = 1 - C$ |
+# | `[47*83]{3981}3986` | 0 | $\beta \log \frac{\pi(\text{call})}{\pi_{\text{ref}}(\text{call})} = 0 - C$ |
+#
+# The left sides are the same number, because the policy chooses the call before it sees the result. So no
+# policy satisfies both lines. But if the tool **always gives the same result to the same call**, there are no two
+# such responses, and the equation holds. So for a calculator without errors, a compiler or a fixed database,
+# masked DPO is exact: its minimum is $\pi^*$, under the conditions of lesson 12.
 
 # %% [markdown]
 # ## 4. What does DPO leave out if the result is random?
 #
-# A search engine may answer differently tomorrow. Then the equation of section 3 lacks a term.
+# A search engine may answer differently tomorrow. Then the right side of section 3's equation lacks a term.
 #
 # **A small world.** The policy acts twice. First it calls a tool. The *fast* tool is right in 80 % of the
 # calls. The *slow* one is always right, but it costs 0.1. The policy sees whether the result is right. Then
@@ -180,13 +224,12 @@ pd.DataFrame(
 # **What lesson 13 tells us.** A *situation* is a moment in which the policy acts. Let its *actions* $c$ have
 # the rewards $r(c)$. Then the situation has the *soft value*
 #
-# $$ V = \beta \log \sum_c \pi_{\text{ref}}(c)\, e^{r(c)/\beta} , $$
+# $$ V = \beta \log \sum_c \pi_{\text{ref}}(c)\, e^{r(c)/\beta} . $$
 #
-# and the best policy satisfies
+# This is $\beta \log Z$ of lesson 12's section 2, with the situation in the place of the prompt. The best
+# policy satisfies
 #
 # $$ \beta \log \frac{\pi^*(c)}{\pi_{\text{ref}}(c)} = r(c) - V . $$
-#
-# In words: $\beta$ times the log-ratio is the value of the action minus the value of the situation.
 #
 # Now we go backwards. *After the result* the rewards and the values are:
 #
@@ -198,8 +241,10 @@ pd.DataFrame(
 #
 # *Before the result*, $Q(\text{tool})$ is the value of the action *call this tool*. It is the *mean* of
 # $V$ over the results, because nobody chooses them: $Q = 0.8 \cdot 0.86 - 0.2 \cdot 0.14$ = 0.66 for the
-# fast tool. The slow one has one result, so $Q = V$ = 0.76. *At the start* the policy chooses between the
-# two $Q$. The soft value of this is $V_0$ = 0.72.
+# fast tool. The slow one has one result, so $Q = V$ = 0.76.
+#
+# *At the start* the policy chooses between the two tools. Now $Q$ stands where $r$ stood: $V_0 = 0.2
+# \log\big(\tfrac12 e^{0.66/0.2} + \tfrac12 e^{0.76/0.2}\big)$ = 0.72.
 #
 # A response has two actions. $\beta$ times the log-ratio is $Q(\text{tool}) - V_0$ for the first one, and
 # $r - V(\text{result})$ for the second. The sum is
@@ -220,37 +265,52 @@ columns = {"Q": q, "right result: V - Q": luck[:, 0], "wrong result: V - Q": luc
 pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 
 # %% [markdown]
-# **DPO leaves out the bracket.** Its loss asks for $\beta h = r + k$ with one constant $k$. After a given
-# result, the second action has to give $r - V(\text{result})$, because its probabilities add up to one. So
-# $V(\text{result}) + k$ remains for the first action. For the call of the fast tool these are two demands:
+# **Predict.** DPO leaves out the bracket. Which action does it get wrong: the call, or the action after the
+# result?
 #
-# $$ \beta \log \frac{\pi(\text{fast})}{\pi_{\text{ref}}(\text{fast})} = \phantom{-}0.86 + k
+# Its loss asks for section 3's equation, $\beta h = r - C$. Take a result of the fast tool. For each second
+# action $c$ this means
+#
+# $$ \beta \log \frac{\pi(c)}{\pi_{\text{ref}}(c)} = r(c) - a , \qquad a = C + \beta \log
+# \frac{\pi(\text{fast})}{\pi_{\text{ref}}(\text{fast})} . $$
+#
+# So $\pi(c) = \pi_{\text{ref}}(c)\, e^{(r(c) - a)/\beta}$. These probabilities add up to one, and only $a = V$
+# does this. So $V - C$ is left for the call. The two results make two demands:
+#
+# $$ \beta \log \frac{\pi(\text{fast})}{\pi_{\text{ref}}(\text{fast})} = \phantom{-}0.86 - C
 # \quad \text{if the result is right,} $$
 #
-# $$ \beta \log \frac{\pi(\text{fast})}{\pi_{\text{ref}}(\text{fast})} = -0.14 + k
+# $$ \beta \log \frac{\pi(\text{fast})}{\pi_{\text{ref}}(\text{fast})} = -0.14 - C
 # \quad \text{if the result is wrong.} $$
 #
-# The left sides are the same number, because the call comes before the result. So no policy satisfies both
-# lines, and DPO's minimum is a compromise. In this world its call is nearly right, and its action after the
-# result is wrong: it says *I do not know* after 1.9 % of the right results, and the best policy after 0.7 %.
+# Again no policy satisfies both, and DPO's minimum is a compromise.
 #
-# **What should you do?** GRPO (lesson 11) with the mask does not have this error: it averages over the
-# tool's results, and the mean of the luck is zero. "Going further" repairs DPO, and shows a case in which
-# the luck does no harm.
+# <details><summary>What you should see</summary>
+#
+# The action after the result. The *call* is nearly right, because the mean of the luck is zero: DPO takes the
+# fast tool with probability 0.376, and the best policy with 0.378. So the luck of each single result is left
+# to the *second action*. After a right result the log-ratios of both actions should be higher, by 0.20 / 0.2 =
+# 1 nat. But two probabilities that add up to 1 cannot both rise. The one near 1 hardly moves, so the small
+# one does: DPO says *I do not know* after 1.9 % of the right results, and the best policy after 0.7 %.
+# </details>
+#
+# **What should you do?** GRPO (lesson 11) with the mask does not have this error. The policy gradient is a mean
+# over responses, and it is linear in the reward. So luck is noise with mean zero. DPO's equation has to hold for
+# every single response. "Going further" repairs DPO, and shows a case in which the luck does no harm.
 
 # %% [markdown]
 # ## 5. One step of multi-turn DPO
 #
 # How does an agent train on its own responses? As in lesson 14's online DPO: at each step the policy writes
-# new pairs. Only three things change: the sampler has a tool, a rule judges, and the sum has the action mask.
+# new pairs. Three things change: the sampler has a tool, a rule judges, and the sum has the action mask.
 #
-# `models.policy_logprobs` sets the tool's tokens to 0 for you. `every_logprob` does not, so that you see
-# where the mask goes in: at step 4 only. `masked=False` puts the response mask there, as if you had
-# forgotten the tool.
+# We run the step with the mask and, as if we had forgotten the tool, without. So our helper `every_logprob`
+# gives the log-probabilities of *all* tokens. (`models.policy_logprobs` gives 0 at the tool's.) Step 4 names the
+# mask, and the sums in step 6 use it.
 
 # %%
 train = [p.prompt for p in tasks.calculator.problems("train", 2000, seed=1)]
-actor, reference = copy.deepcopy(start).requires_grad_(True), copy.deepcopy(start)
+actor, reference = copy.deepcopy(start), copy.deepcopy(start)
 plain = loops.OptimiserConfig.plain(lr=1e-4)
 optimizer = loops.make_optimizer(actor, plain)
 generator = torch.Generator().manual_seed(0)
@@ -264,6 +324,13 @@ def every_logprob(model, batch):
     )
 
 
+def difference(log_ratio, mask):
+    """h(chosen) - h(rejected) from the tokens of a mask, mean over the pairs, nats."""
+    chosen, rejected = core.sequence_logprobs(log_ratio, mask).chunk(2)
+    return (chosen - rejected).mean().item()
+
+
+# %%
 def agent_step(index, masked=True):
     # 1. Eight responses to each prompt. The calculator writes its own tokens.
     ids, mask = models.encode_prompts(tokenizer, [train[i] for i in index])
@@ -277,54 +344,62 @@ def agent_step(index, masked=True):
     differ = scores.amax(1) > scores.amin(1)  # False if all are right, or all wrong
     chosen = (first + scores.argmax(1))[differ]  # the first right response
     rejected = (first + scores.argmin(1))[differ]  # the first wrong one
-    # the chosen ones come first; chunk(2) in step 6 parts them from the rejected ones
+    # the chosen ones come first; chunk(2) parts them from the rejected ones
     pairs = batch.select(torch.cat([chosen, rejected]))
     # 4. The mask: which tokens count, (B, R).
     own = pairs.action_mask if masked else pairs.response_mask
-    # 5. The log-probability of each response: the sum over these tokens.
-    logprobs = core.sequence_logprobs(every_logprob(actor, pairs), own)
-    with torch.no_grad():  # the reference does not learn
-        ref_logprobs = core.sequence_logprobs(every_logprob(reference, pairs), own)
-    # 6. The loss of lesson 12, and the update.
-    losses = core.dpo(*logprobs.chunk(2), *ref_logprobs.chunk(2), beta=0.1)
+    # 5. The log-probability of every token. The reference does not learn.
+    logprobs = every_logprob(actor, pairs)
+    with torch.no_grad():
+        ref_logprobs = every_logprob(reference, pairs)
+    # 6. Sums over the tokens that count, the loss of lesson 12, and the update.
+    sums = core.sequence_logprobs(logprobs, own).chunk(2)
+    ref_sums = core.sequence_logprobs(ref_logprobs, own).chunk(2)
+    losses = core.dpo(*sums, *ref_sums, beta=0.1)
     losses.mean().backward()
     optimizer.step()
     optimizer.zero_grad()
-    return {"loss": losses.mean().item(), "right": scores.mean().item()}
+    # Only for the figure: whose tokens make the difference of a pair?
+    ratio = (logprobs - ref_logprobs).detach()
+    tools = pairs.response_mask & ~pairs.action_mask
+    row = {"loss": losses.mean().item(), "right": scores.mean().item()}
+    row["policy"] = difference(ratio, pairs.action_mask)
+    row["tool"] = difference(ratio, tools)
+    return row
 
 
 # %% [markdown]
-# `train_online` is the package's loop. We give its sampler the calculator. With `plain` settings it then
-# leaves the same weights.
+# `train_online` is the package's loop for online DPO, with its settings in an `OnlineConfig`. `DPOFormulas` has
+# the functions that it calls: we give it a sampler with the calculator. `plain` switches the extras off (lesson
+# 12), and `missing_eos_penalty=0.0` a penalty for responses that are cut off. Then the weights are the same:
 
 # %%
 steps = 2 if FAST else 4  # FAST=1 is for the tests of this page
 order = list(loops.shuffled_batches(len(train), 32, steps, seed=0))
 log = pd.DataFrame([agent_step(index) for index in order])
 
-settings = {"steps": steps, "batch_size": 32, "beta": 0.1}
-settings["max_response"] = 33  # max_new_tokens, and the EOS
-dpo = loops.DPOConfig.plain(**settings, optimiser=plain)
+dpo = loops.DPOConfig.plain(steps=steps, batch_size=32, beta=0.1, optimiser=plain)
 config = loops.OnlineConfig(
     samples=8, missing_eos_penalty=0.0, sampling=sampling, dpo=dpo
 )
 formulas = loops.DPOFormulas(sample=partial(models.sample, tool=calculator))
-other = copy.deepcopy(start).requires_grad_(True)
+other = copy.deepcopy(start)
 loops.train_online(other, tokenizer, train, score, config, formulas=formulas)
 assert models.same_weights(actor, other)
 log.round(3)
 
 # %% [markdown]
 # The first loss is $\log 2$ = 0.693, because the policy starts at its reference. *right* is the share of
-# right answers.
+# right answers. *policy* and *tool* are the two parts of $\Delta h$, in nats: on the policy's tokens and on the
+# tool's.
 #
 # **Predict.** The next cell runs 36 steps with the mask and 36 without. It takes about a minute. Which of
-# the two has the lower loss at the end? Which has more right answers?
+# the two has the lower loss at the end? Which has more right answers? On whose tokens does $\Delta h$ grow?
 
 # %% tags=["predict"]
 curves = {}
 for name in ("with the mask", "without the mask"):
-    actor = copy.deepcopy(start).requires_grad_(True)
+    actor = copy.deepcopy(start)
     optimizer = loops.make_optimizer(actor, plain)
     generator = torch.Generator().manual_seed(0)
     batches = loops.shuffled_batches(len(train), 32, 2 if FAST else 36, seed=0)
@@ -334,36 +409,52 @@ both = pd.concat(curves, axis=1).swaplevel(axis=1)
 panels = {"loss": dict(both["loss"]), "share of right answers": dict(both["right"])}
 show.lines(panels, xlabel="step")
 
+# %% tags=["predict"]
+whose = {"on the policy's tokens": "policy", "on the tool's tokens": "tool"}
+panels = {title: dict(both[part]) for title, part in whose.items()}
+show.lines(panels, xlabel="step", ylabel="difference, nats")
+
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The run without the mask has the lower loss and is the worse agent. In the last six steps its loss is
-# about 0.3, against 0.6 with the mask. But only about half of its answers are right, and about three
-# quarters with the mask. The two losses sum over different tokens, so they cannot be compared: no loss
-# shows that the mask is missing.
+# *Loss and answers.* The run without the mask has the lower loss: about 0.3 in the last six steps, against 0.6
+# with the mask. But it is the worse agent: about half of its answers are right, against three quarters. The
+# two losses sum over different tokens, so they cannot be compared: no loss shows that the mask is missing.
+#
+# *Whose tokens.* Without the mask $\Delta h$ grows on the tool's tokens, to about 15 nats. On the policy's own
+# it stays near 0 for about 20 steps, and ends at about 0.5. With the mask the policy's part grows from the first
+# step, to about 1.5. The tool's part falls by about 3: the policy does not write these tokens, so this does no
+# harm.
 # </details>
 #
-# **Why does the policy learn less without the mask?** One thing leads to the next. The values of $\Delta h$
-# are from the runs of section 6.
+# **Why does the policy learn less without the mask?** Three things send the steps to the tool's tokens:
 #
-# 1. *Predicting the tool separates the pairs.* At the start a result is in 96 % of the right responses, and
-#    in 15 % of the wrong ones. So a policy that predicts the calculator raises the right responses.
-# 2. *This is easy.* tiny-agent was trained with the mask, so it has never learnt to predict its tool. It
+# 1. *Predicting the tool separates right from wrong.* At the start a result is in 96 % of the right responses, and
+#    in 15 % of the wrong ones. So a policy that learns to predict the calculator raises the counted
+#    log-probability of the right responses, and seldom that of the wrong ones.
+# 2. *There is much to gain.* tiny-agent was trained with the mask, so it has never learnt to predict its tool. It
 #    gives the tool's `{` about −13 nats and its `}` about −10.
-# 3. *So $\Delta h$ grows there.* It ends at 14.83 nats, and 14.28 of them are on the tool's tokens: 96 %.
-#    Only 0.55 are on the policy's own.
-# 4. *DPO takes such a pair for learnt.* It weights a pair with $\sigma(-\beta\, \Delta h)$ (lesson 12).
-#    At 14.83 nats the weight is 0.18. With the mask $\Delta h$ ends at 2.05 nats, where it is 0.45.
+# 3. *So the tool's tokens take the direction of the step.* They are a fifth of the tokens, but they give about
+#    nine tenths of the squared norm of the first gradient. Adam's steps are about equally long, however large the
+#    gradient is. What counts is the direction.
 #
-# A model that already predicts its tool well has less to gain in the second link, and may lose less.
+# None of this is special to DPO. Only DPO weights a pair with $\sigma(-\beta\, \Delta h)$ (lesson 12), and the
+# weight falls where the tool separates the pair. But a smaller weight leaves the direction as it is. We repeated
+# the run without the mask, with every weight held at 1/2. Again about half of the answers were right.
 
 # %% [markdown]
 # ## 6. Does the mask matter on new problems?
 #
 # `minirlhf experiment multi_turn` has trained tiny-agent with DPO and with GRPO, with the mask and without,
-# on three seeds. The tests use *held-out* problems, which are not in the training. The first column is the
-# share of right answers among samples at temperature 1. The second has *greedy* answers: each token is the
-# likeliest one. In brackets are the lowest and the highest seed.
+# on three seeds. In GRPO the mask enters the loss of lesson 11 in two places:
+#
+# $$ \frac{1}{N G} \sum_{i=1}^{N G} \frac{1}{\sum_t m_{i,t}} \sum_t m_{i,t}\, L_{i,t} . $$
+#
+# Only the policy's tokens have a loss, and only they count in the length $|y_i| = \sum_t m_{i,t}$.
+#
+# The tests use *held-out* problems, which are not in the training. The first column is the share of right
+# answers among samples at temperature 1. The second has *greedy* answers: each token is the likeliest one. In
+# brackets are the lowest and the highest seed.
 #
 # **Predict.** Does GRPO need the mask as much as DPO? Which of the two columns shows it?
 
@@ -376,11 +467,17 @@ experiments.shown(runs[runs.variant.isin(methods)], columns)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# With the mask, right samples rise from 0.32 to 0.56 (DPO) and 0.58 (GRPO). Without it they reach only 0.40
-# and 0.42. So GRPO needs the mask as much as DPO. The gap is there on every seed.
+# *Samples.* With the mask, right samples rise from 0.32 to 0.56 (DPO) and 0.58 (GRPO). Without it they reach
+# only 0.40 and 0.42. So GRPO needs the mask as much as DPO, although it has no weight of pairs. The three points
+# of section 5 hold for it, too: the tool's tokens give about three quarters of the squared norm of its first
+# gradient.
 #
-# The gap is one of samples. Greedy answers are nearly all right in either case: DPO has 0.98 with the mask
-# and 0.97 without.
+# *Greedy answers hide the gap.* DPO has 0.98 with the mask and 0.97 without. A greedy answer takes the
+# likelier choice, and in both cases calling has become the likelier one for nearly every prompt. But with the mask
+# DPO's samples still answer 37 % in the head, and without it 46 %.
+#
+# Do not compare these numbers with those of section 5: here the learning rate decays, and DPO samples new
+# responses only every twelfth step.
 # </details>
 
 # %% [markdown]
@@ -390,8 +487,8 @@ experiments.shown(runs[runs.variant.isin(methods)], columns)
 #   included. Multi-turn DPO sums its log-ratio over these tokens.
 # - If the same call always gets the same result, this is exact. If not, DPO leaves out the luck of the
 #   result (the transition term).
-# - Without the mask, training is spent on predicting the tool. The loss looks *better*, and the agent is
-#   worse.
+# - Without the mask the steps go into predicting the tool, in GRPO as in DPO. The loss looks *better*, and the
+#   agent is worse.
 #
 # ## Exercises
 #
@@ -399,7 +496,39 @@ experiments.shown(runs[runs.variant.isin(methods)], columns)
 # `solutions/15_an_agent_with_a_tool.ipynb`.
 
 # %% [markdown] tags=["exercise"]
-# **1. The log-ratio of an agent's response** *(easy, 10 minutes)*. `logprobs` and `ref_logprobs`
+# **1. Take turns** *(easy, 10 minutes)*. Close section 2 and write its loop as a function. `policy(ids)` returns
+# the id that the policy writes after the ids so far. `tool(ids)` returns a list: the ids of the result of the call
+# with which the ids so far end. `call_end` and `eos` are the ids of `]` and of EOS. Return two lists: the ids of
+# the response, and for each of them whether the policy chose it (true or false).
+#
+# *Hint:* a response can have two calls, or none.
+
+
+# %% tags=["exercise"]
+def take_turns(policy, tool, call_end, eos): ...  # your code
+
+
+check.take_turns(take_turns)
+
+
+# %% tags=["solution"]
+def take_turns(policy, tool, call_end, eos):
+    ids, own = [], []
+    while True:
+        ids.append(policy(ids))
+        own.append(True)
+        if ids[-1] == eos:
+            return ids, own
+        if ids[-1] == call_end:
+            result = tool(ids)
+            ids += result
+            own += [False] * len(result)
+
+
+check.take_turns(take_turns)
+
+# %% [markdown] tags=["exercise"]
+# **2. The log-ratio of an agent's response** *(easy, 10 minutes)*. `logprobs` and `ref_logprobs`
 # (B, R) are the log-probabilities of the response tokens under policy and reference. `action_mask`
 # (B, R) is true at the tokens that the policy chose. Return $h$ for each response, (B,). Where the
 # mask is false the numbers can be NaN.
@@ -422,7 +551,7 @@ def turn_log_ratio(logprobs, ref_logprobs, action_mask):
 check.turn_log_ratio(turn_log_ratio)
 
 # %% [markdown] tags=["exercise"]
-# **2. The luck of a result** *(medium, 20 minutes)*. First on paper: a third tool is right in half
+# **3. The luck of a result** *(medium, 20 minutes)*. First on paper: a third tool is right in half
 # of its calls and costs nothing. Take $\beta = 0.2$ and the values of section 4. What is $Q$ of this
 # tool, and how lucky is its right result?
 #
@@ -456,17 +585,17 @@ def luck_of_a_result(tool, rewards, ref_second, beta):
 check.luck_of_a_result(luck_of_a_result)
 
 # %% [markdown] tags=["exercise"]
-# **3. Find the bug** *(medium, 15 minutes)*. A colleague trains `tiny-agent` as in section 6. The loss
+# **4. Find the bug** *(easy, 10 minutes)*. A colleague trains `tiny-agent` as in section 6. The loss
 # falls nicely, but the share of right answers does not move. The figure shows two real runs of DPO. One has
-# the right mask and is in the record of section 6. The colleague's has the same settings and the mask
+# the right mask and is a run of section 6. The colleague's has the same settings and the mask
 # below. `mask_of` builds the mask of step 4 in section 5, `own`. The columns of all its tensors are
 # the tokens of the response, as there. `by_policy` (B, R) is true where the policy wrote the token; at
 # padding it can be anything.
 #
-# First on paper, for `[ 7 ] { 7 } 7 EOS`. Which two tokens have no loss and should have one? Which
-# token has a loss and should have none? Which of the three explains that the agent does not learn to
-# call, and which one that the loss falls? Then mend `mask_of` in the cell below the figure, and run the
-# check under it.
+# First on paper: this is the main part. Take `[ 7 ] { 7 } 7 EOS`. Which two tokens have no loss and should have
+# one? Which token has a loss and should have none? Which of the three explains that the agent does not learn to
+# call, and which one that the loss falls? Then mend `mask_of` in the cell below the figure, and run the check
+# under it.
 #
 # *Hint:* write both masks of the eight tokens under each other, the right one and the colleague's.
 #
@@ -519,7 +648,7 @@ def mask_of(by_policy, response_mask):
 check.mask_of(mask_of)
 
 # %% [markdown] tags=["exercise"]
-# **4. The whole step on an empty page** *(hard, 25 minutes)*. Close section 5. Write `agent_step` from
+# **5. The whole step on an empty page** *(hard, 25 minutes)*. Close section 5. Write `agent_step` from
 # memory, under the name `my_step`: sample eight responses to each prompt of `train[i]`, with the tool;
 # score; for each prompt that has both, the first right and the first wrong response; log-probabilities
 # under `actor` and `reference`, on the policy's own tokens; loss with $\beta = 0.1$; update with
@@ -552,7 +681,7 @@ def my_step(index): ...  # your code
 # gradients that are not set to zero.
 
 # %% tags=["exercise"]
-actor, reference = copy.deepcopy(start).requires_grad_(True), copy.deepcopy(start)
+actor, reference = copy.deepcopy(start), copy.deepcopy(start)
 optimizer = loops.make_optimizer(actor, plain)
 generator = torch.Generator().manual_seed(0)
 mine = [my_step(index) for index in order]
@@ -578,32 +707,33 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # <details><summary>3. Do GRPO and PPO need the mask, too?</summary>
 #
-# Yes, and for a simpler reason. The policy gradient is a sum over the policy's own actions. The
-# tool's tokens are no actions. With the mask the policy gradient has no transition term, even if the
-# tool errs.
+# Yes, and for a simpler reason. The policy gradient has a term for each action of the policy: the gradient of
+# its log-probability, times the reward that follows. The tool's tokens are no actions of the policy, so
+# they have no term. The luck of a result is part of the reward that follows a call, and its mean is zero. So
+# nothing is left out, even if the tool errs.
 # </details>
 #
 # <details><summary>4. Half of my pairs are "the tool had an error" against "it had none". What do I learn?</summary>
 #
-# Mostly luck. Pair responses that got the same kind of result, or use a method that follows the
-# gradient of the reward.
+# Mostly luck, if the tool fails by chance. Both responses may have the same call. Then the pair asks the policy to
+# make this call likelier and less likely at once, as in section 3. So pair responses whose tools both had an
+# error, or both had none. Then the luck is about the same on both sides, and it cancels in the difference. Or
+# use GRPO, whose gradient averages over the luck.
+#
+# It is another case if the policy *causes* the errors, for example with calls that the tool cannot read. Keep
+# these pairs: they teach it to call rightly.
 # </details>
 #
 # ## Going further
 #
-# **Why does the policy learn less without the mask? A second reason.** The tool's tokens are a fifth of all.
-# They give about nine tenths of the squared norm of DPO's first gradient, and about three quarters of
-# GRPO's. Adam's steps are about equally long, however large the gradient is. So little is left for the
-# policy's own tokens. With the mask, the tool's part of $\Delta h$ *falls* in section 6, by 1.5 to 2.2 nats.
-# The policy does not write these tokens, so this does no harm.
+# **A tool that the policy knows.** tiny-agent has never learnt to predict its tool. A model that predicts it well
+# has less to gain there (point 2 in section 5), and may lose less without the mask.
 #
 # **How were the runs of section 6 made?** An *iteration* is: sample eight responses to each of 384 problems,
-# make the pairs, take 12 steps on them. A run is three iterations, with $\beta = 0.1$ as in section 5. Its
-# learning rate decays, so do not compare its numbers with those of section 5. GRPO samples anew for each
-# step. The test has 16 samples for each of 400 problems. $\Delta h$ is the record's `margin`, without
-# $\beta$. Its pairs are a right and a wrong response that tiny-agent wrote before training.
+# make the pairs, take 12 steps on them. A run is three iterations, with $\beta = 0.1$ as in section 5. GRPO
+# samples anew for each step. The test has 16 samples for each of 400 problems.
 #
-# **Single responses.** The record also has Kahneman-Tversky optimisation (KTO, lesson 14b). It learns from
+# **Single responses.** We also trained with Kahneman-Tversky optimisation (KTO, lesson 14b). It learns from
 # single responses, labelled right or wrong, and needs the mask as much as DPO: 0.57 of its answers are right
 # with it, and 0.41 without.
 #
@@ -611,28 +741,19 @@ print("the weights are equal:", models.same_weights(actor, other))
 # 0.40 to 0.54 without the mask, and to 0.63 with it. *To copy the numbers, only with the mask.* At the start
 # 0.79 of the calls have the prompt's product. Without the mask 0.77 have, and with it 0.91.
 #
-# **Why are greedy answers right, and samples not?** With the mask, DPO's samples still answer 37 % in the
-# head. But for nearly every prompt calling is now the likelier choice. At the start only 0.025 of the
-# greedy answers are right.
-#
-# **A calculator that errs.** The record also has runs in which one call in five gets a wrong result, in
+# **A calculator that errs.** We also have runs in which one call in five gets a wrong result, in
 # training and in the test: one digit is changed, such as `{3981}` for `{3901}`. By section 4, DPO then
 # leaves out a transition term, and GRPO does not. But GRPO's lead over DPO is 0.02 without errors, and
 # again 0.02 with them. The reason: masked DPO gets the *call* nearly right, and the action *after* the
 # result wrong. Here that action cannot depend on the error. Nothing tells the policy that a result is
 # wrong, and it has no *I do not know*. So a random tool does not always hurt DPO.
 #
-# **What do these errors cost?** With the mask they lower right answers from 0.57 to 0.44, by
-# 0.13 (means of the three methods). One wrong result in five explains most of this: 0.57 / 5 = 0.11. The
-# rest has two sources. By chance the test's calculator erred in 21 % of the calls. And right calls, counted
-# without errors, fall by 0.005. Without the mask fewer answers are right, so errors cost less: 0.07 to 0.09.
+# **What do these errors cost?** With the mask they lower right answers from 0.57 to 0.44 (means of the three
+# methods). One wrong result in five explains most of this: 0.57 / 5 = 0.11.
 #
-# **Masked DPO in the world of section 4.** `world.masked_optimum(beta=0.2)` finds the minimum of its loss.
-# DPO takes the fast tool with probability 0.376, the best policy with 0.378. So the call is nearly right.
-# The action after the result is not. After a wrong result the loss wants both actions to be less likely, by
-# the bad luck, and after a right one both to be more likely. Two probabilities that add up to 1 can do
-# neither. The one near 1 hardly moves, so the small one does. Passing a wrong result on falls from 0.7 % to
-# 0.01 %, and *I do not know* after a right one rises from 0.7 % to 1.9 %. The second error costs more.
+# **Masked DPO in the world of section 4.** `world.masked_optimum(beta=0.2)` finds the minimum of its loss. After
+# a *wrong* result both second actions should be less likely, by the bad luck, and again the small one moves.
+# Passing a wrong result on falls from 0.7 % to 0.01 %. This error costs less than the one after a right result.
 #
 # **A repair of masked DPO.** In the world of section 4, subtract the luck from the rewards. Then masked DPO
 # is exact again: it takes the fast tool with 0.378 and passes a wrong result on with 0.7 %. For a real tool
@@ -646,39 +767,16 @@ print("the weights are equal:", models.same_weights(actor, other))
 # takes the fast tool with probability 0.569, the best policy with 0.378. DPO is an optimist here: its loss
 # also falls when a good *result* gets likelier. So its guess goes from 80 % right results to 99.8 %.
 #
-# **Which error costs more?** Let $J$ be the expected reward minus the KL penalty. At $\beta = 0.2$ the mask
-# is better: $J$ is 0.7184 with it and 0.7039 without, against 0.7189 for the best policy. At 0.5 and at 1,
-# DPO *without* the mask is a little better.
-#
-# **Without the mask, for any guess.** Let the reference give result $o$ of a tool the probability
-# $p_{\text{ref}}(o \mid \text{tool})$. Then the minimum without the mask chooses a tool in proportion to
-#
-# $$ \pi_{\text{ref}}(\text{tool}) \sum_o p_{\text{ref}}(o \mid \text{tool})\, e^{V(o)/\beta} , $$
-#
-# and its own guess is in proportion to $p_{\text{ref}}(o \mid \text{tool})\, e^{V(o)/\beta}$. The second
-# actions are those of $\pi^*$. This holds if the results that are possible in the guess are those that the
-# tool can give. The probabilities of the true tool do not occur. If the reference guesses 50 % right
-# results of the fast tool, this policy takes it with probability 0.45 ($\beta = 0.2$). The minimum *with*
-# the mask has no formula. The package finds it numerically, for pairs of two responses of the reference.
-#
 # **Several calls.** A response with several calls has one transition term for each: the sum of section 4
 # goes on, with $Q$ of a call minus $V$ of the situation before it. Between two actions without a tool in
 # between, $Q$ of the first *is* $V$ of the next situation, and there is no term.
-#
-# **A reference that follows.** The experiment has rows *reference follows*: after each iteration the
-# reference becomes the policy. This changes right answers by less than 0.01. With the mask DPO gains
-# 2.05 nats, so $\beta\, \Delta h$ = 0.21. DPO weights the pair with $\sigma(-0.21)$ = 0.45, and with a
-# reference that has followed by nearly 0.50.
 #
 # **Errors of the tool that a rule can see.** The authors of multi-turn DPO drop pairs in which the tool
 # reported an error. That removes some luck, and it also removes what the policy could learn about calls
 # that fail.
 #
 # **What the libraries do.** TRL's GRPO takes the tokens of a tool as a mask (`tool_mask`). Its DPO has
-# no mask for single turns (version 1.16). There the whole completion is in the loss. The code published
-# with multi-turn DPO finds the turns in the token ids of the chat template: for each kind of template it
-# needs a branch of its own, and a wrong branch masks wrong tokens. Several libraries once decoded the
-# turns to text and tokenised them again. TRL now joins the ids instead.
+# no mask for single turns (version 1.16): there the whole completion is in the loss.
 #
 # **References.** Xiong et al. 2024, *Building math agents with multi-turn iterative preference
 # learning* (section 3: the loss, and when it is exact). Ethayarajh et al. 2024, *KTO*. Shao et al.

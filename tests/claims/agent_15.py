@@ -1,6 +1,5 @@
-"""What lesson 15 computes live, for its test: sampled responses, and how often the tool errs."""
+"""What lesson 15 computes live, for its test: its step, its example and its sampled responses."""
 
-import math
 from dataclasses import replace
 
 import nbformat
@@ -9,8 +8,7 @@ import torch
 
 from minirlhf import core, models, tasks
 from minirlhf.classroom.course import NOTEBOOKS, tags
-from minirlhf.experiments.agent import ASKED, written_by_policy
-from minirlhf.experiments.registry import ERRS
+from minirlhf.experiments.agent import written_by_policy
 from minirlhf.tasks.calculator import outcome
 
 
@@ -20,7 +18,8 @@ def scope_of_the_step():
     scope = {}
     for cell in book.cells:
         if cell.cell_type == "code" and "exercise" not in tags(cell):
-            setup = ("import copy", "torch.set_num", "sampling =", "score =", "train =")
+            setup = ("import copy", "torch.set_num", "eos =", "sampling =", "score =")
+            setup += ("train =", "def every_logprob")
             if cell.source.startswith(setup):
                 exec(cell.source, scope)
             if "def agent_step" in cell.source:
@@ -48,29 +47,6 @@ def example_of_section_1():
     exec(source, scope)
     table = pd.DataFrame(scope["table"]).T
     return scope["log_ratio"][0], scope["m"][0].int(), scope["rejected"].item(), table
-
-
-def share_of_errors_in_the_test(calls=4600):
-    """How often the calculators of the three tests err, over as many calls as a test of DPO has.
-
-    The problems' own products stand for the recorded calls. Which calls err depends on the draws
-    before, so this is the recorded share up to about 0.005.
-    """
-    tokenizer = tasks.calculator.agent_tokenizer()
-    products = [
-        tasks.calculator.product_in(p.expression) for p in tasks.calculator.problems("test", ASKED)
-    ]
-    shares = []
-    for seed in range(3):
-        tool = tasks.calculator.Calculator(tokenizer, error_rate=ERRS, seed=200 + seed)
-        wrong = 0
-        for i in range(calls):
-            product = products[i % ASKED]
-            call = tokenizer.convert_tokens_to_ids([*f"[{product}]"])
-            result = "".join(tool.symbols[j] for j in tool.run(call))
-            wrong += result != f"{{{math.prod(map(int, product.split('*')))}}}"
-        shares.append(wrong / calls)
-    return sum(shares) / len(shares)
 
 
 def brackets(agent):

@@ -4,6 +4,7 @@ import ast
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -26,14 +27,19 @@ from tests.claims.agent_15 import (
     example_of_section_1,
     responses_of_section_2,
     scope_of_the_step,
-    share_of_errors_in_the_test,
 )
 from tests.claims.prose import lesson
 
 RIGHT, COST, BETA = 0.8, 0.1, 0.2
 METHODS = ("dpo", "kto", "grpo")
-# Section 5, means of the last six steps, by masked. Its page says "about".
-AT_THE_END = {"loss": {True: 0.6, False: 0.3}, "right": {True: 0.75, False: 0.5}}
+STEPS = 36  # of the two runs of section 5
+# Section 5, means of the last six steps, by masked, and how exact its page's "about" is.
+AT_THE_END = {
+    "loss": ({True: 0.6, False: 0.3}, 0.05),
+    "right": ({True: 0.75, False: 0.5}, 0.05),
+    "policy": ({True: 1.5, False: 0.5}, 0.3),
+    "tool": ({True: -3, False: 15}, 1.5),
+}
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +166,10 @@ def turns(said, agent, runs):
 
 
 def luck(said, world):
+    for answer in ("{3901}3906", "{3981}3986"):  # section 3
+        right = tasks.calculator.answer_of(f"[47*83]{answer}") == 47 * 83 + 5
+        said(f"| `[47*83]{answer}` |", float(right))
+    said("Then the log-ratio of the rest is", math.log(1 / 1))  # both are sure
     start, q, values = world.optimal_values(beta=BETA)
     right, wrong = values[0].tolist()
     fast, slow = q.tolist()
@@ -171,7 +181,9 @@ def luck(said, world):
     said("| fast tool, wrong |", -1, 0, wrong)
     said("| slow tool, right |", 1 - COST, -COST, COST, values[1, 0].item())
     said("*Before the result*", fast, slow)
-    said("The soft value of this is $V_0$ =", start.item())
+    said("Now $Q$ stands where $r$ stood:", start.item())
+    both = 0.5 * math.exp(fast / BETA) + 0.5 * math.exp(slow / BETA)
+    assert start.item() == pytest.approx(BETA * math.log(both))
     assert fast == pytest.approx(0.8 * right + 0.2 * wrong)
     assert slow == pytest.approx(values[1, 0].item()) == pytest.approx(right - 0.1)
     assert start == pytest.approx(world.objective(*world.optimum(beta=BETA), beta=BETA).item())
@@ -186,58 +198,37 @@ def luck(said, world):
 
 
 def policies(said, world):
-    at = {
-        beta: [
-            world.optimum(beta=beta),
-            world.masked_optimum(beta=beta),
-            world.unmasked_optimum(beta=beta)[:2],
-        ]
-        for beta in (BETA, 0.5, 1.0)
-    }
-    best, masked, unmasked = (first[0].exp().item() for first, _ in at[BETA])
-    believed = world.unmasked_optimum(beta=BETA)[2].exp()
-    said("of the fast tool it expects a right result with", RIGHT)
-    optimist = (unmasked, best, RIGHT, believed[0, 0])
-    said("and only the first one is wrong. DPO takes the fast tool with probability", *optimist)
-    assert torch.allclose(at[BETA][2][1], at[BETA][0][1])  # the same second actions
-    said("finds the minimum of its loss. DPO takes the fast tool with probability", masked, best)
-    # p(o) in proportion to the guess times exp(V(o) / beta), first for a perfect guess
-    values = world.optimal_values(beta=BETA)[2]
-    half = torch.tensor([[0.5, 0.5], [1.0, 0.0]], dtype=torch.float64)
-    for guess in (world.tool, half):
-        first, second, learned = world.unmasked_optimum(beta=BETA, ref_tool=guess)
-        by_hand = guess * (values / BETA).exp()
-        assert torch.allclose(by_hand / by_hand.sum(1, keepdim=True), learned.exp())
-        assert torch.allclose(by_hand.sum(1) / by_hand.sum(), first.exp())
-        # the loss without the mask has its minimum there: beta times the log-ratio is r + constant
-        implicit = world.log_ratio(first, second) + (learned.exp() / guess).log()[..., None]
-        apart = (BETA * implicit - world.rewards)[world.tool > 0]
-        assert torch.allclose(apart, apart[0].expand_as(apart), atol=1e-10)
-    said("If the reference guesses", 0.5, first[0].exp().item())
+    best, masked = world.optimum(beta=BETA), world.masked_optimum(beta=BETA)
+    calls = [first[0].exp().item() for first, _ in (masked, best)]
+    said("because the mean of the luck is zero: DPO takes the fast tool with probability", *calls)
+    lucky = world.transition_term(beta=BETA)[0, 0].item()
+    said("log-ratios of both actions should be higher, by", lucky, BETA, lucky / BETA)
     # the mechanism: of the two probabilities after a result, the small one moves
-    (first, best), (_, masked) = at[BETA][:2]
-    said("Two probabilities that add up to", 1)
-    passed, unknown = ((p[0, 1, 0].exp(), p[0, 0, 1].exp()) for p in (best, masked))
-    said("The one near", 1, max(passed) < 0.01 and max(unknown) < 0.02)
+    passed, unknown = ((p[1][0, 1, 0].exp(), p[1][0, 0, 1].exp()) for p in (best, masked))
+    said("But two probabilities that add up to", 1, 1, max(*passed, *unknown) < 0.02)
+    said("DPO says *I do not know* after", unknown[1], passed[1])
     said("Passing a wrong result on falls from", passed[0], unknown[0])
-    said("after a right one rises from", passed[1], unknown[1])
-    said("it says *I do not know* after", unknown[1], passed[1])
     lost = []  # with DPO's actions after a right or a wrong result only
     for result in (0, 1):
-        one = best.clone()
-        one[0, result] = masked[0, result]
-        lost.append(
-            world.objective(first, best, beta=BETA) - world.objective(first, one, beta=BETA)
-        )
-    said("The second error costs more", bool(lost[0] > 3 * lost[1]))
-    j = {b: [world.objective(*p, beta=b).item() for p in at[b]] for b in at}
-    said("**Which error costs more", *j[BETA][1:], j[BETA][0], j[BETA][1] > j[BETA][2])
-    said("best policy. At", 0.5, 1, all(0 < j[b][2] - j[b][1] < 0.005 for b in (0.5, 1.0)))
+        one = best[1].clone()
+        one[0, result] = masked[1][0, result]
+        lost.append(world.objective(*best, beta=BETA) - world.objective(best[0], one, beta=BETA))
+    said("This error costs less than the one after a right", bool(lost[0] > 3 * lost[1]))
+    optimist = world.unmasked_optimum(beta=BETA)
+    said("of the fast tool it expects a right result with", RIGHT)
+    said(
+        "and only the first one is wrong. DPO takes the fast tool with probability",
+        optimist[0][0].exp(),
+        calls[1],
+        RIGHT,
+        optimist[2][0, 0].exp(),
+    )
+    assert torch.allclose(optimist[1], best[1])  # the same second actions
     # the repair: without the luck in the rewards the masked optimum is the best policy
     fair = replace(world, rewards=world.rewards - world.transition_term(beta=BETA)[..., None])
     first, second = (x.exp() for x in fair.masked_optimum(beta=BETA))
     said("subtract the luck from the rewards", first[0].item(), second[0, 1, 0].item())
-    for mended, aim in zip((first, second), at[BETA][0], strict=True):
+    for mended, aim in zip((first, second), best, strict=True):
         occurs = world.tool > 0 if mended.ndim > 1 else slice(None)
         assert torch.allclose(mended[occurs], aim.exp()[occurs], atol=1e-6)
     assert first[0].item() == pytest.approx(0.3775, abs=5e-5)
@@ -250,12 +241,17 @@ def step(said):
         tools = scope["batch"].response_mask & ~scope["batch"].action_mask
         plain = models.policy_logprobs(scope["start"], scope["batch"])[tools]
         every = scope["every_logprob"](scope["start"], scope["batch"])[tools]
-    said("sets the tool's tokens to", 0, (plain == 0).all(), (every < 0).all())
-    said("the mask goes in: at step", 4)
+    said("`models.policy_logprobs` gives", 0, 4, 6, (plain == 0).all(), (every < 0).all())
     said("The first loss is $\\log 2$ =", math.log(2))
-    said("The next cell runs", 36, 36)
-    said("In the last six steps its loss is", *[AT_THE_END["loss"][m] for m in (False, True)])
-    said("The run without the mask has the lower loss")
+    said("The next cell runs", STEPS, STEPS)
+    end = {name: [values[m] for m in (False, True)] for name, (values, _) in AT_THE_END.items()}
+    said("The run without the mask has the lower loss: about", *end["loss"])
+    grown, own = end["tool"], end["policy"]
+    said(
+        "Without the mask $\\Delta h$ grows on the tool's tokens", grown[0], 0, 20, *own, -grown[1]
+    )
+    said("with every weight held at", 0.5)
+    said("has less to gain there (point", 2)
 
 
 def iterations(said, runs):
@@ -269,11 +265,7 @@ def iterations(said, runs):
     )
     before = mean(runs, "start", "pass_1")
     said("With the mask, right samples rise from", before, *masked[::2], *without[::2])
-    said("The gap is there on every seed")  # test_the_mask_pays_on_every_seed
     said("and needs the mask as much as DPO:", masked[1], without[1])
-    column = {c: mean(runs, "dpo, no mask", c) for c in ("margin", "margin_on_tool", "own")}
-    share = column["margin_on_tool"] / column["margin"]
-    own = mean(runs, "dpo", "own")
     three = ("start", "dpo, no mask", "dpo")
     said(
         "raises the share of responses with a call from",
@@ -281,30 +273,25 @@ def iterations(said, runs):
     )
     numbers = [mean(runs, name, "right numbers") for name in three]
     said("only with the mask.* At the start", *numbers)
-    said("It ends at", column["margin"], column["margin_on_tool"], share, column["own"])
     start = runs.loc["start"].mean(numeric_only=True)
     head = start["no call"] * start.in_the_head  # right answers without a result, a share of all
     with_result = (1 - head / start.pass_1, 1 - (start["no call"] - head) / (1 - start.pass_1))
     said("At the start a result is in", *with_result)
-    h = 0.1 * column["margin"]
-    weights = [1 / (1 + math.exp(x)) for x in (h, 0.1 * own)]
-    said("*DPO takes such a pair for learnt.*", column["margin"], weights[0], own, weights[1])
     said("A run is three iterations, with $\\beta = 0.1$ as in section 5")
     history = experiments.results("multi_turn_history")
     last = history[history.step == ITERATIONS * REFRESH].groupby("variant").right.mean()
     apart = [abs(last[v] - mean(runs, v, "pass_1")) for v in last.index if "errs" not in v]
-    assert max(apart) < 0.025  # the history, for exercise 3, is of another test of the same runs
+    assert max(apart) < 0.025  # the history, for exercise 4, is of another test of the same runs
     said("The test has", TRIES, ASKED)
     said("share of right answers among samples at temperature", 1, SAMPLING.temperature == 1)
-    no_call = mean(runs, "dpo", "no call")
-    greedy = [mean(runs, name, "greedy") for name in ("dpo", "start", "dpo, no mask")]
-    said("DPO's samples still answer", no_call, greedy[1])
-    said("Greedy answers are nearly all right in either case: DPO has", greedy[0], greedy[2])
+    names = ("dpo", "dpo, no mask")
+    said(
+        "*Greedy answers hide the gap.* DPO has",
+        *[mean(runs, name, column) for column in ("greedy", "no call") for name in names],
+    )
     both = [mean(runs, f"{m}{x}", "greedy") for m in METHODS for x in ("", ", no mask")]
     assert min(both) > 0.965
-    on_tool = [mean(runs, m, "margin_on_tool") for m in METHODS]
-    said("the tool's part of $\\Delta h$ *falls* in section 6, by", -max(on_tool), -min(on_tool))
-    assert max(mean(runs, m, "forged") for m in METHODS) < 0.003  # the policy does not write them
+    assert max(mean(runs, m, "forged") for m in METHODS) < 0.003  # "does no harm"
 
 
 def unreliable(said, runs):
@@ -314,28 +301,11 @@ def unreliable(said, runs):
     costs = [mean(runs, m, "pass_1") - mean(runs, errs(m), "pass_1") for m in METHODS]
     assert max(costs) - min(costs) < 0.015
     said("But GRPO's lead over DPO is", plain, lead)
-    right, with_errors, calls, calls_with_errors = (
-        sum(mean(runs, name(m), column) for m in METHODS) / 3
-        for column in ("pass_1", "right call")
-        for name in (str, errs)
+    right, with_errors = (
+        sum(mean(runs, name(m), "pass_1") for m in METHODS) / 3 for name in (str, errs)
     )
-    drawn = share_of_errors_in_the_test()
-    fewer = calls - calls_with_errors
-    said("With the mask they lower right answers from", right, with_errors, sum(costs) / 3)
-    said("explains most of this:", right, 5, right * ERRS, drawn, fewer)
-    # the two sources together give what was measured
-    assert abs(right * drawn + fewer * (1 - drawn) - sum(costs) / 3) < 0.003
-    bare = [f"{m}, no mask" for m in METHODS]
-    cheaper = [mean(runs, m, "pass_1") - mean(runs, errs(m), "pass_1") for m in bare]
-    said("Without the mask fewer answers are right", min(cheaper), max(cheaper))
-    assert max(cheaper) < min(costs)
-    own = mean(runs, "dpo", "own")
-    h = 0.1 * own
-    said("**A reference that follows.**", 0.01, own, h, 1 / (1 + math.exp(h)), 0.5)
-    for method in ("dpo", "kto"):
-        for name in (method, errs(method)):
-            follows = name.replace(method, f"{method}, reference follows", 1)
-            assert abs(mean(runs, name, "pass_1") - mean(runs, follows, "pass_1")) < 0.01
+    said("With the mask they lower right answers from", right, with_errors)
+    said("explains most of this:", right, 5, right * ERRS)
 
 
 def exercises(said, world):
@@ -379,25 +349,47 @@ def test_nothing_tells_the_policy_that_a_result_is_wrong(agent):
 # ---- section 5 and the gradient of its first step
 
 
+def run_of_section_5(masked, dpo=core.dpo):
+    """The rows of one of the lesson's two runs. dpo: the loss."""
+    scope, threads = scope_of_the_step(), torch.get_num_threads()
+    scope["core"] = SimpleNamespace(sequence_logprobs=core.sequence_logprobs, dpo=dpo)
+    order = loops.shuffled_batches(len(scope["train"]), 32, STEPS, seed=0)
+    rows = [scope["agent_step"](index, masked) for index in order]
+    torch.set_num_threads(threads)
+    return rows
+
+
+def at_the_end(rows, column):
+    return sum(row[column] for row in rows[-6:]) / 6
+
+
 @pytest.mark.slow
 def test_without_the_mask_the_loss_is_lower_and_the_agent_worse(monkeypatch):
     """The lesson's own runs. Its page says "about", because another processor rounds differently."""
     monkeypatch.delenv("FAST", raising=False)
-    scope, threads, ended = scope_of_the_step(), torch.get_num_threads(), {}
-    for masked in (True, False):
-        scope["actor"] = copy.deepcopy(scope["start"]).requires_grad_(True)
-        scope["optimizer"] = loops.make_optimizer(scope["actor"], scope["plain"])
-        scope["generator"] = torch.Generator().manual_seed(0)
-        order = loops.shuffled_batches(len(scope["train"]), 32, 36, seed=0)
-        rows = [scope["agent_step"](index, masked) for index in order][-6:]
-        ended[masked] = {k: sum(row[k] for row in rows) / 6 for k in rows[0]}
-    torch.set_num_threads(threads)
-    for column, expected in AT_THE_END.items():
+    runs = {masked: run_of_section_5(masked) for masked in (True, False)}
+    for column, (expected, apart) in AT_THE_END.items():
         for masked, value in expected.items():
-            assert ended[masked][column] == pytest.approx(value, abs=0.05)
+            assert at_the_end(runs[masked], column) == pytest.approx(value, abs=apart)
+    assert max(abs(row["policy"]) for row in runs[False][:20]) < 0.4  # "near 0 for about 20 steps"
+    assert runs[True][1]["policy"] > 0.05  # "grows from the first step"
+    assert runs[True][19]["policy"] > 0.6
 
 
-def test_exercise_4_sees_a_missing_mask_and_gradients_that_stay():
+@pytest.mark.slow
+def test_the_falling_weight_of_dpo_is_not_why_it_learns_less(monkeypatch):
+    """Without the mask, every pair has the weight 1/2: -beta times the difference / 2."""
+    monkeypatch.delenv("FAST", raising=False)
+
+    def held(chosen, rejected, ref_chosen, ref_rejected, *, beta):
+        return -beta * ((chosen - ref_chosen) - (rejected - ref_rejected)) / 2
+
+    rows = run_of_section_5(False, dpo=held)
+    values, apart = AT_THE_END["right"]
+    assert at_the_end(rows, "right") == pytest.approx(values[False], abs=apart)
+
+
+def test_exercise_5_sees_a_missing_mask_and_gradients_that_stay():
     """Its list: the first loss agrees, the second tells the mask, the third the gradients."""
     losses = {}
     for name in ("right", "no mask", "gradients stay"):
@@ -449,24 +441,24 @@ def test_most_of_the_first_gradient_is_the_tools(agent):
         assert low < squared[0] / sum(squared) < high  # the two parts are nearly orthogonal
 
 
-# ---- the curves of exercise 3
+# ---- the curves of exercise 4
 
 
-def curves_of_exercise_3():
+def curves_of_exercise_4():
     """The two lists of the lesson's figure, by name."""
     book = nbformat.read(NOTEBOOKS / "15_an_agent_with_a_tool.ipynb", as_version=4)
     cell = next(c.source for c in book.cells if '"colleague": [' in c.source)
     return ast.literal_eval(ast.parse(cell).body[0].value)
 
 
-def test_the_right_curve_of_exercise_3_is_recorded():
+def test_the_right_curve_of_exercise_4_is_recorded():
     history = experiments.results("multi_turn_history")
     run = history[(history.variant == "dpo") & (history.seed == 0)]
-    assert curves_of_exercise_3()["right mask"] == run.right.round(2).tolist()
+    assert curves_of_exercise_4()["right mask"] == run.right.round(2).tolist()
 
 
 @pytest.mark.slow
-def test_the_other_curve_of_exercise_3_is_that_of_a_shifted_mask(monkeypatch):
+def test_the_other_curve_of_exercise_4_is_that_of_a_shifted_mask(monkeypatch):
     def shifted(draw):
         def sample(model, *args, **options):
             batch = draw(model, *args, **options)
@@ -486,4 +478,4 @@ def test_the_other_curve_of_exercise_3_is_that_of_a_shifted_mask(monkeypatch):
     assert row["margin_on_tool"] > 5  # most of it on {
     found = [row["right"] for row in history]
     # another processor may sample another token somewhere
-    assert found == pytest.approx(curves_of_exercise_3()["colleague"], abs=0.03)
+    assert found == pytest.approx(curves_of_exercise_4()["colleague"], abs=0.03)

@@ -176,7 +176,7 @@ def test_padding_masked_by_multiplication_is_named(name, seed):
         return answer + nothing if answer.is_floating_point() else answer.float() + nothing
 
     message = exercise(by_multiplying, seed=seed).message
-    assert message == f"padding is masked too late or by multiplication. {PADDING}"
+    assert message == f"the mask comes too late, or by multiplication. {PADDING}"
 
 
 def test_the_exercises_with_nan_padding_are_these():
