@@ -195,7 +195,7 @@ def step_dpo(prompts):
 
 # %%
 updates = 2 if FAST else 4  # FAST=1 is for the tests of this page
-order = loops.shuffled_batches(len(train), 32, updates, seed=0)
+order = list(loops.shuffled_batches(len(train), 32, updates, seed=0))
 log = [step_dpo([train[i] for i in index]) for index in order]
 pd.DataFrame(log).round(3)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from minirlhf import core, experiments, loops, models, rewards, tasks
+from minirlhf import classroom, core, experiments, loops, models, rewards, tasks
 from minirlhf.classroom import check
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.experiments.process_rewards import (
@@ -470,7 +470,30 @@ def changes(said):
     )
 
 
-# ---- the faulty runs of exercises 4 and 5
+# ---- exercise 4, and the faulty runs of exercises 4 and 5
+
+
+@pytest.mark.slow
+def test_a_right_answer_to_exercise_4_agrees_with_section_2(monkeypatch, capsys):
+    monkeypatch.setattr(classroom, "FAST", True)  # two updates
+    names = {}
+
+    def my_step(prompts):
+        row = names["step_dpo"](prompts)
+        return row["loss"], row["checks"]
+
+    book = nbformat.read(NOTEBOOKS / "15b_feedback_on_steps.ipynb", as_version=4)
+    for cell in (c for c in book.cells if c.cell_type == "code"):
+        if "experiments.results" in cell.source:
+            continue  # a table of a record
+        exec(cell.source, names)
+        if "def my_step" in cell.source:
+            names["my_step"] = my_step
+        if "mine = " in cell.source:
+            break
+    assert len(names["mine"]) == len(names["log"]) == 2
+    assert names["mine"] == [(row["loss"], row["checks"]) for row in names["log"]]
+    assert "the weights are equal: True" in capsys.readouterr().out
 
 
 def curves_of_exercise_4():
