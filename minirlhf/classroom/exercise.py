@@ -20,6 +20,7 @@ from minirlhf.runtime import check
 
 CASES = 12
 LONGEST = 300  # characters of a message
+SIZES = (IndexError, RuntimeError, StopIteration, ValueError)  # what wrong sizes raise
 NUMBERS = 12  # numbers of the largest tensor that a message shows
 PADDING = (
     "Where the mask is False a number can be NaN, and NaN * 0 is NaN: "
@@ -53,6 +54,7 @@ class Exercise:
         mistakes: message -> a function with that mistake.
         differentiate: arguments whose gradient is compared too, besides the value.
         edges: fixed cases that a random draw would seldom give; they are checked too.
+        sizes: what to say of the sizes of the arguments, if the function raises one of SIZES.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Exercise:
     mistakes: dict[str, Callable[..., Tensor]]
     differentiate: tuple[str, ...] = ()
     edges: tuple[tuple, ...] = ()
+    sizes: str = ""
 
     def __call__(self, function: Callable, *, seed: int | None = None) -> Result:
         """Check a function.
@@ -151,7 +154,11 @@ class Exercise:
             if "in-place" in str(error):  # torch forbids it for leaves that require grad
                 return [], in_place
             text = _cut(" ".join(str(error).split()), 160)
-            return [], f"{self.name} raised {_cut(type(error).__name__, 60)}: {text}"
+            said = f"{self.name} raised {_cut(type(error).__name__, 60)}: {text}"
+            if self.sizes and isinstance(error, SIZES):
+                said = _cut(said.rstrip(": ."), LONGEST - len(self.sizes) - 2)
+                said += f". {self.sizes}"
+            return [], said
         if answer is None:
             return [], f"{self.name} returned None. Is the `return` missing?"
         if type(answer) in (int, float) and not expected.shape:

@@ -21,7 +21,7 @@
 # - say when such a model finds a mistake, and when it cannot.
 #
 # **You need** lessons 05 (the value $V$), 08 (the reward model), 12 (direct preference optimisation, DPO)
-# and 15 (the action mask). About 30 minutes to read and 80 for the exercises.
+# and 15 (the action mask). About 30 minutes to read and 95 for the exercises.
 
 # %%
 import copy
@@ -38,8 +38,7 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. Where did it go wrong?
 #
-# What does feedback on steps say that feedback on a whole response does not? Here is a calculation with one
-# mistake:
+# Here is a calculation with one mistake:
 #
 # | | written | right? |
 # |---|---|---|
@@ -85,7 +84,7 @@ pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong}
 # %% [markdown]
 # ## 2. Step-DPO: a pair of steps
 #
-# How does one wrong step become something to train on? Take the mistake of section 1. Three pieces make a pair:
+# Take the mistake of section 1. Three pieces make a pair:
 #
 # | piece | text | in the loss? |
 # |---|---|---|
@@ -93,11 +92,11 @@ pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong}
 # | rejected: the wrong step, as the policy wrote it | `20+7=` | yes |
 # | chosen: a right step that the policy wrote when it tried again | `21+7=` | yes |
 #
-# Let $x$ be the part that is only read, $c$ the chosen step and $r$ the rejected one. The loss is that of DPO
-# (lesson 12), for one step:
+# Let $x$ be the part that is only read, $s_c$ the chosen step and $s_r$ the rejected one. The loss is that of DPO
+# (lesson 12). $h$ is the log-ratio of lesson 15, here of one step:
 #
-# $$ -\log \sigma\big(\beta\, [\Delta(c) - \Delta(r)]\big), \qquad
-# \Delta(s) = \log \pi(s \mid x) - \log \pi_\text{ref}(s \mid x) . $$
+# $$ -\log \sigma\big(\beta\, [h(s_c) - h(s_r)]\big), \qquad
+# h(s) = \log \pi(s \mid x) - \log \pi_\text{ref}(s \mid x) . $$
 #
 # In words: the right step shall gain more probability, compared with the reference policy, than the wrong one.
 # $\log \pi(s \mid x)$ is the sum over the tokens of the step. A step is not the end of a response, so **no EOS is
@@ -109,67 +108,77 @@ pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong}
 # 2. *Find the first wrong step.* A judge reads step by step. `22-1+7=` is right: 1 check. `20+7=` is wrong: 2
 #    checks. The judge stops here.
 # 3. *Try again.* The policy reads the problem and `22-1+7=`, and writes the next step eight times.
-# 4. *Make the pair.* The judge reads these tries until one is right. The first try is `20+7=` again. It is known
-#    to be wrong, so it is no new check. The second try is `21+7=`. It is right: 3 checks.
+# 4. *Make the pair.* The judge reads these tries until one is right. The first try is `20+7=` again. The judge
+#    knows this step, so it is no new check. The second try is `21+7=`. It is right: 3 checks.
 # 5. *Train.* The loss above, on the tokens of `21+7=` and `20+7=`.
 #
-# That is one pair for 3 checks. A response without a mistake has all its steps checked and gives no pair. So the
-# average pair costs more (section 3).
-#
-# Now the same in code. The judge here is a rule that knows arithmetic:
+# Now the same in code:
 
 # %%
 problems = arithmetic.problems("train", 2000, seed=1, levels=(arithmetic.LONG,))
 train = [p.prompt for p in problems]
 actor, reference = copy.deepcopy(start).requires_grad_(True), copy.deepcopy(start)
-plain = loops.OptimiserConfig.plain(lr=1e-4)
-optimizer = loops.make_optimizer(actor, plain)
+slow = loops.OptimiserConfig.plain(lr=1e-4)
+optimizer = loops.make_optimizer(actor, slow)
 one_step = replace(sampling, max_new_tokens=24)
 generator = torch.Generator().manual_seed(0)
 
+# %% [markdown]
+# `known` holds every step that was checked in this update. So `len(known)` is the number of checks. `write_again` is
+# the third part, *try again*.
 
-def judge(prompt, before, step):
-    """Whether a step is right; before and step are token ids."""
-    pieces = tokenizer.batch_decode([before, step], skip_special_tokens=True)
-    return arithmetic.right_step(prompt, *pieces)
+
+# %%
+def judge(known, prompt, before, step):
+    """Whether a step is right, by a rule; before and step are token ids."""
+    texts = tokenizer.batch_decode([before, step], skip_special_tokens=True)
+    if (prompt, *texts) not in known:
+        known[prompt, *texts] = arithmetic.right_step(prompt, *texts)  # one check
+    return known[prompt, *texts]
+
+
+def write_again(read):
+    """After each row of token ids: eight tries to write the next step, as token ids."""
+    ids, mask = models.left_padded(read)  # padding makes all rows equally long
+    options = {"config": one_step, "samples_per_prompt": 8, "generator": generator}
+    options["eos_id"] = ends  # sampling stops at the end of a step
+    drawn = models.sample(actor, ids, mask, **options)
+    rows = zip(drawn.response_ids, drawn.response_mask)
+    tries = [ids[is_token].tolist() for ids, is_token in rows]  # without padding
+    return [tries[k : k + 8] for k in range(0, len(tries), 8)]
 
 
 # %% [markdown]
-# In the loop, `steps_of` cuts sampled ids into steps, at the ids in `ends` (`=` and EOS). `encode` takes a response
-# in parts, and `False` marks a part that is only read. `sequence_logprobs` adds the log-probabilities of the tokens
-# in the action mask. The chosen steps come first in the batch, then the rejected ones. `chunk(2)` takes them apart.
+# In the update, `steps_of` cuts sampled ids into steps, at the ids in `ends` (`=` and EOS). `encode` takes a response
+# in parts, and `False` marks a part that is only read.
 
 
 # %%
 def step_dpo(prompts):
-    # 1. One response to each prompt, in steps.
+    # 1. One response to each prompt.
     ids, mask = models.encode_prompts(tokenizer, prompts)
     options = {"config": sampling, "generator": generator}
     batch = models.sample(actor, ids, mask, eos_id=eos, **options)
     # 2. The first wrong step of each response, and the right steps before it.
-    wrong = []
+    wrong, known = [], {}
     for prompt, steps in zip(prompts, models.steps_of(batch, ends)):
         before = []
         for step in steps:
-            if not judge(prompt, before, step):
+            if not judge(known, prompt, before, step):
                 wrong.append((prompt, before, step))
                 break
             before = before + step
-    # 3. It writes this step again, eight times; sampling stops at the step's end.
-    read = [tokenizer(prompt).input_ids + before for prompt, before, _ in wrong]
-    options |= {"config": one_step, "samples_per_prompt": 8}
-    tries = models.sample(actor, *models.left_padded(read), eos_id=ends, **options)
-    tries = [i[m].tolist() for i, m in zip(tries.response_ids, tries.response_mask)]
+    # 3. The policy writes this step again, eight times.
+    tries = write_again([tokenizer(p).input_ids + before for p, before, _ in wrong])
     # 4. A pair: the first right try, and the wrong step. False: read, not learned.
     asked, chosen, rejected = [], [], []
-    for k, (prompt, before, step) in enumerate(wrong):
-        eight = tries[8 * k : 8 * k + 8]
-        good = next((x for x in eight if judge(prompt, before, x)), None)
+    for (prompt, before, step), eight in zip(wrong, tries):
+        good = next((x for x in eight if judge(known, prompt, before, x)), None)
         if good is not None:
             asked.append(prompt)
             chosen.append([(before, False), (good, True)])
             rejected.append([(before, False), (step, True)])
-    both = (asked + asked, chosen + rejected)
+    both = (asked + asked, chosen + rejected)  # chunk(2) below takes them apart
     pairs = models.encode(tokenizer, *both, append_eos=False)
     # 5. DPO on the tokens of the step.
     own = pairs.action_mask
@@ -180,38 +189,47 @@ def step_dpo(prompts):
     losses.mean().backward()
     optimizer.step()
     optimizer.zero_grad()
-    return {"loss": losses.mean().item(), "wrong": len(wrong), "pairs": len(asked)}
+    counts = {"wrong": len(wrong), "pairs": len(asked), "checks": len(known)}
+    return {"loss": losses.mean().item()} | counts
 
-
-# %% [markdown]
-# The package's loop is `train_step_dpo`. With its `plain` settings it leaves the same weights.
 
 # %%
 updates = 2 if FAST else 4  # FAST=1 is for the tests of this page
-order = loops.shuffled_batches(len(train), 32, updates, seed=0)
+order = list(loops.shuffled_batches(len(train), 32, updates, seed=0))
 log = [step_dpo([train[i] for i in index]) for index in order]
-
-dpo = {"steps": updates, "batch_size": 32, "beta": 0.1, "optimiser": plain}
-dpo = loops.DPOConfig.plain(**dpo, max_response=96, append_eos=False)
-given = {"step_end": "=", "tries": 8, "max_step": 24, "sampling": sampling}
-config = loops.StepDPOConfig(**given, dpo=dpo)
-other = copy.deepcopy(start).requires_grad_(True)
-loops.train_step_dpo(other, tokenizer, train, arithmetic.right_step, config)
-assert models.same_weights(actor, other)
 pd.DataFrame(log).round(3)
 
 # %% [markdown]
-# A wrong step without a right try gives no pair. The first loss is $\log 2$ = 0.693, as for every DPO that starts at
-# its reference. Then it rises: the first updates do harm, and training recovers later ("Going further" has the
-# curves).
+# Each row is an update of 32 problems. A wrong step without a right try gives no pair. The first loss is $\log 2$ =
+# 0.693, as for every DPO that starts at its reference. The later losses are higher. Each is on new pairs, written by
+# the changed policy. So the rise alone does not say whether the policy gets worse.
+#
+# The package's loop is `train_step_dpo`. With its `plain` settings it leaves the same weights, and it counts the same
+# checks. (You can skip this cell.)
+
+# %%
+dpo = {"steps": updates, "batch_size": 32, "beta": 0.1, "optimiser": slow}
+dpo = loops.DPOConfig.plain(**dpo, max_response=96, append_eos=False)
+given = {"step_end": "=", "tries": 8, "max_step": 24, "sampling": sampling}
+config = loops.StepDPOConfig(**given, dpo=dpo)
+trained = copy.deepcopy(start).requires_grad_(True)
+_, history = loops.train_step_dpo(
+    trained, tokenizer, train, arithmetic.right_step, config
+)
+assert models.same_weights(actor, trained)
+assert [row["labels"] for row in history] == [row["checks"] for row in log]
 
 # %% [markdown]
 # ## 3. What did a check buy?
 #
-# Is a check better spent on a step or on a final answer? `minirlhf experiment steps` compares Step-DPO with DPO on
-# *whole responses*. There a pair is a right and a wrong response to the same problem. Both methods take 200 updates
-# with the same learning rate, and pay for the same number of checks: in each update about 290 steps, or 292 final
-# answers.
+# Is a check better spent on a step or on a final answer? `minirlhf experiment steps` compares two ways to spend about
+# 290 checks in each update:
+#
+# - **Step-DPO**, as in section 2, but with 64 problems in an update instead of 32.
+# - **DPO on whole responses.** A pair is a right and a wrong response to the same problem. Two responses to each of
+#   146 problems have 292 final answers to check.
+#
+# Both take 200 updates with the same learning rate. In brackets are 95 % intervals.
 #
 # **Predict.** Which of the two has more right answers at the end?
 
@@ -229,15 +247,20 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 # **Whole responses win.** At the start 0.62 of the answers are right. Whole responses gain 0.084, and Step-DPO
 # gains 0.053. The interval of the difference does not contain 0.
 #
-# **Compare the price of a pair**, at the start:
+# **Compare the price of a pair.** This is one update at the start:
 #
-# - *Steps.* To read 256 responses, up to the first wrong step of each, costs 1,015 checks. To read the tries costs
-#   140 more. This gives 105 pairs. So a pair costs (1,015 + 140) / 105 = 11 checks.
-# - *Whole responses.* Two responses to one problem cost 2 checks. They are a pair if exactly one is right. That
-#   happens in 0.37 of the cases. So a pair costs 2 / 0.37 = 5.4 checks.
+# | | Step-DPO | whole responses |
+# |---|---|---|
+# | problems | 64 | 146 |
+# | checks of responses | 254 | 292 |
+# | checks of tries | 35 | none |
+# | pairs | 26 | 54 |
+# | checks for a pair | 289 / 26 = 11 | 292 / 54 = 5.4 |
 #
-# At about equal numbers of pairs the two methods were level ("Going further"). So the price of a pair may explain the
-# result.
+# (Two responses are a pair if exactly one is right. That happens for 0.37 of the problems.)
+#
+# So whole responses give twice as many pairs for the same checks. That may be the reason: at about equal numbers of
+# pairs the two methods are level. But Step-DPO has then made twice as many updates ("Going further").
 # </details>
 
 # %% [markdown]
@@ -248,10 +271,8 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 # predict.
 #
 # Let the policy finish the response $N$ times from the end of a step. The share of these *continuations* that reach
-# the right answer is the label of the step. With the reward 1 for a right answer and 0 for a wrong one, it estimates
-# the value $V$ of lesson 05.
-#
-# **By hand.** Of $N = 8$ continuations 2 are right. The label is 2/8 = 0.25.
+# the right answer is the label of the step. It estimates the value $V$ of lesson 05. After the last step nothing is
+# left to continue: its label is 1 if the answer is right, and 0 if it is wrong.
 #
 # The next cell labels two responses. In the first, the third step is wrong: it should be `36-8`, and not `39-8`. In
 # the second, only the last step is wrong.
@@ -285,38 +306,47 @@ table.round(2).T.set_axis(steps, axis=1)
 # </details>
 #
 # So **a label by continuation says how likely this policy is to succeed from here. It does not say whether the
-# step is right.** The *change* from one step to the next says more (exercise 1).
+# step is right.** But the *change* from one step to the next is useful. We labelled 400 wrong responses, with 8
+# continuations of each step. The largest fall is at the first wrong step in more than three of four responses. The
+# first label below one half is there in only 0.57 of them.
+#
+# This costs 8 checks for each step, and again for each new response. A trained model costs none.
 
 # %% [markdown]
 # ## 5. A process reward model
 #
-# How does a model learn to give a number to every step? A causal model has read the whole step at its last token,
-# and nothing after it. So one forward pass gives a number $z_s$ for every step $s$. $\sigma(z_s)$ is the model's
-# probability that the step is good. With labels $y_s$ from 0 to 1 the loss is the cross-entropy:
+# A causal model never reads ahead. So its last hidden state at the end of step $s$ depends on this step and those
+# before it. Call this state $u_s$. A linear head turns it into a number, $z_s = w \cdot u_s + b$. One forward pass
+# gives the numbers of all steps.
+#
+# $\sigma(z_s)$ is the model's probability that the step is good. With labels $y_s$ from 0 to 1 the loss is the
+# cross-entropy:
 #
 # $$ -y_s \log \sigma(z_s) - (1 - y_s) \log \sigma(-z_s) . $$
 #
 # **By hand.** For a step with $\sigma(z) = 0.8$ the loss is $-\log 0.8$ = 0.22 if $y = 1$, and
 # $-\log 0.2$ = 1.61 if $y = 0$.
 #
-# We train on 400 sampled responses. Their labels come from the rule: 1 for a right step, 0 for a wrong one. The
-# rule stops at the first wrong step, so later steps have no label, `None`:
+# We train on 400 sampled responses, without those that have an empty step, as in `20+7==27`. Here the rule gives the
+# labels, because they are exact: 1 for a right step, 0 for a wrong one. (Labels by continuation are used in the same
+# way.) The rule stops at the first wrong step, so later steps have no label, `None`:
 
 # %%
 some = train[:400]
 drawn = models.sample_text(start, tokenizer, some, config=sampling, batch_size=400)[0]
 texts = models.decode(tokenizer, drawn)
-pairs = [pair for pair in zip(some, texts) if all(pair[1].split("="))]  # no empty step
+pairs = [pair for pair in zip(some, texts) if all(pair[1].split("="))]
 rows = [arithmetic.labelled_steps(*pair) for pair in pairs]
 
 torch.manual_seed(0)  # the weights of the new head
 scorer = models.ScalarModel(copy.deepcopy(start).requires_grad_(True).base_model)
-optimizer = loops.make_optimizer(scorer, loops.OptimiserConfig.plain(lr=1e-3))
+fast = loops.OptimiserConfig.plain(lr=1e-3)
+optimizer = loops.make_optimizer(scorer, fast)
 arithmetic.labelled_steps("12+10-1+7=", "22-1+7=20+7=27")
 
 # %% [markdown]
-# In an update, the responses go through the model once. `step_logits` reads $z_s$ at the end of every step. The
-# labels are put at the same places. `rated` is true at the steps that have a label. The loss is the mean over these.
+# `step_logits` gives $z_s$, a row for each response, and the mask `is_step` of the steps that exist. The labels are put
+# at these places, row by row. `rated` is true at the steps that have a label. The loss is the mean over these.
 
 
 # %%
@@ -324,9 +354,10 @@ def prm_update(some):
     responses = ["=".join(row["completions"]) for row in some]
     batch = models.encode(tokenizer, [row["prompt"] for row in some], responses)
     logits, is_step = models.step_logits(scorer, batch, ends)
-    given = [float("nan") if y is None else y for row in some for y in row["labels"]]
+    nan = float("nan")  # stands for None
+    given = [nan if y is None else y for row in some for y in row["labels"]]
     labels = torch.zeros_like(logits)
-    labels[is_step] = torch.tensor(given)
+    labels[is_step] = torch.tensor(given)  # both go row by row
     rated = is_step & ~labels.isnan()
     losses = core.process_reward_loss(logits, labels, rated)
     loss = core.aggregate(losses, rated)
@@ -341,22 +372,19 @@ def prm_update(some):
 
 # %%
 updates = 4 if FAST else 60
-order = loops.shuffled_batches(len(rows), 32, updates, seed=0)
-log = [prm_update([rows[i] for i in index]) for index in order]
+batches = loops.shuffled_batches(len(rows), 32, updates, seed=0)
+losses = [prm_update([rows[i] for i in index]) for index in batches]
 
-plain = loops.OptimiserConfig.plain(lr=1e-3)
-config = loops.PRMConfig(step_end="=", steps=updates, batch_size=32, optimiser=plain)
+prm = loops.PRMConfig(step_end="=", steps=updates, batch_size=32, optimiser=fast)
 backbone = copy.deepcopy(start).requires_grad_(True).base_model
-other, _ = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), config)
+other, _ = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), prm)
 assert models.same_weights(scorer, other)
 
 # %% [markdown]
 # ## 6. What must the model see?
 #
-# Does the trained model tell a wrong step from a right one?
-#
-# **Predict.** It now reads the calculation of section 1. Which $\sigma(z)$ does it give to the second step, the
-# wrong one?
+# **Predict.** The trained model reads the calculation of section 1. Which $\sigma(z)$ does it give to the second
+# step, the wrong one?
 
 # %% tags=["predict"]
 batch = models.encode(tokenizer, ["12+10-1+7="], ["22-1+7=20+7=27"])
@@ -372,8 +400,12 @@ pd.DataFrame(logits.sigmoid().numpy(), columns=names, index=["sigma(z)"]).round(
 # steps are right, and nothing about *this* step.
 # </details>
 #
-# To judge `20+7=`, a model has to calculate `22-1`. The policy can do that, but this shows in *another output*: its
-# log-probabilities. Here is the lowest log-probability of a token in each step:
+# To judge `20+7=`, a model has to calculate `22-1`, and to compare. The policy does both when it writes: after the `2`
+# it expects a `1`, and finds the `0` unlikely. Why does the head not see this? It reads the hidden state at the
+# *end* of the step, at `=`. This state serves to predict the next token. Nothing made the policy keep in it how
+# unlikely the `0` was, and 60 updates did not change that.
+#
+# *Another output* shows this: the log-probabilities. Here is the lowest one of a token in each step:
 
 # %%
 with torch.no_grad():
@@ -383,11 +415,10 @@ lowest = [part.min().item() for part in in_steps]
 pd.DataFrame([lowest], columns=names, index=["lowest log-probability"]).round(2)
 
 # %% [markdown]
-# The `0` of `20` has the log-probability −4.58, and all other tokens have more than −0.05. So let us give this
-# number to the reward model, too. Let $h_s$ be the policy's last hidden state at the end of step $s$, and $l_s$
-# the lowest log-probability of a token in this step. The head gets $l_s$ as one more input:
+# The `0` of `20` has the log-probability −4.58, and all other tokens have more than −0.05. Let $l_s$ be the lowest
+# log-probability of a token in step $s$. The head gets it as one more input:
 #
-# $$ z_s = w \cdot h_s + a\, l_s + b . $$
+# $$ z_s = w \cdot u_s + a\, l_s + b . $$
 #
 # Only $w$, $a$ and $b$ are trained, on the same 400 responses. The policy stays as it is.
 # `models.WithLogprobs` does this.
@@ -396,9 +427,9 @@ pd.DataFrame([lowest], columns=names, index=["lowest log-probability"]).round(2)
 
 # %% tags=["predict"]
 head = loops.OptimiserConfig.plain(lr=1e-2)
-config = replace(config, steps=4 if FAST else 50, optimiser=head)
+prm = replace(prm, steps=4 if FAST else 50, optimiser=head)
 backbone = models.WithLogprobs(start, ends)
-reader, _ = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), config)
+reader, _ = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), prm)
 with torch.no_grad():
     also, _ = models.step_logits(reader, batch, ends)
 both = torch.cat([logits, also]).sigmoid().numpy()
@@ -418,8 +449,9 @@ pd.DataFrame(both, columns=names, index=index).round(2)
 # model blames the first step with $\sigma(z) < \frac12$. If there is none, it blames the step with the lowest
 # $\sigma(z)$. We count how often the blamed step is the first wrong one.
 #
-# All models train on labels of the rule. *Whole model* is the model of section 5. *Head only* leaves the policy as it
-# is, as in section 6. The last two rows of the table have no reward model.
+# All models train on labels of the rule. *Whole model* trains all weights, as in section 5, but with 12,700 checks
+# (3,200 responses). *Head only* leaves the policy as it is, as in section 6. In brackets are the lowest and the
+# highest of three seeds.
 #
 # **Predict.** Which rows find more than a random step does?
 
@@ -432,6 +464,7 @@ rows_of = {
     "log-probabilities too, 1,000 checks": "the same, 1,000 checks",
     "no reward model": "the step with the token that the policy found least likely",
 }
+# the record's column "own": how often the policy's own first mistake is found
 found = experiments.shown(runs, {"own": "first wrong step found"})
 found = found.loc[list(rows_of)].rename(rows_of)
 found.loc["a random step"] = f"{runs.chance_own.mean():.2f}"
@@ -443,14 +476,12 @@ found
 # - **With log-probabilities, the model finds the wrong step.** With 100 checks it finds 0.87 of them, and with
 #   1,000 checks 0.93.
 # - **From the text alone it hardly does.** 12,700 checks find 0.25, and a random step 0.20. The head alone finds
-#   0.20, too. It has the same training as the model with 0.93, without the one input.
+#   0.20, too. It trains on the same 1,000 checks as the model that finds 0.93. Only the input is missing.
 # - **The policy knew most of it.** Its least likely token, without any label, finds 0.85.
 # </details>
 #
-# **The limit:** a mistake that the policy *believes* is not unlikely, so this model cannot see it. Asked for the
-# second problem of section 4 again, 12 of 16 responses end in the same wrong step, `20-19=11`.
-#
-# Can such a model also pick the best of several responses? "Going further" has the answer.
+# **The limit:** a mistake that the policy *believes* is not unlikely, so this model cannot see it. The `20-19=11` of
+# section 4 is one.
 
 # %% [markdown]
 # ## What to remember
@@ -466,7 +497,7 @@ found
 #
 # ## Exercises
 #
-# Exercises 1, 2, 3 and 5 have a checker. Solutions and answers to all of them are in
+# Exercises 1, 2, 3 and 5 have a checker. Exercise 4 compares your numbers with those of section 2. Solutions are in
 # `solutions/15b_feedback_on_steps.ipynb`.
 
 # %% [markdown] tags=["exercise"]
@@ -476,11 +507,24 @@ found
 # first step. `step_mask` (B, S) is true at the steps that exist. Return the change that each step
 # makes, (B, S), with 0 where there is no step. Where the mask is false, `chances` can be NaN.
 #
-# Then apply it to the labels of section 4. Before the first step, 57 of 64 responses to the first problem were
-# right, and 10 of 64 to the second. Which step of the second response does it blame? How sure is that?
+# Then apply it to the labels of section 4, `first` and `second`. Before the first step, 57 of 64 responses to the
+# first problem were right, and 10 of 64 to the second. Which step of the second response does it blame? How sure is
+# that? (A share $p$ of $N$ has the standard error $\sqrt{p (1 - p) / N}$. For the difference of two shares, add the
+# squares of their standard errors, and take the root.)
 #
 # *Hint:* the chance before a step is the one after the step before it. NaN times 0 is NaN, so choose
 # with `torch.where`.
+#
+# <details><summary>Answer</summary>
+#
+# The changes of the second response are −0.02, −0.06, +0.12, −0.08, +0.05 and −0.17. The largest fall is at the last
+# step, the wrong one.
+#
+# - *The last change is clear.* The label before it is 11 of 64, 0.17, with a standard error of 0.05. The label after
+#   it has no error, because the answer itself is checked. So the fall is more than three times its standard error.
+# - *The others are not.* The largest of them, +0.12, goes from 5 of 64 to 13 of 64. The standard errors are 0.03 and
+#   0.05, and that of the change is 0.06. Of five changes, one that is twice its standard error can be chance.
+# </details>
 
 
 # %% tags=["exercise"]
@@ -511,21 +555,19 @@ changes = progress_of_steps(chances, at_start, ~chances.isnan())
 pd.DataFrame(changes.numpy(), ["first", "second"], range(1, 7)).round(2)
 
 # %% [markdown] tags=["solution"]
-# In the first response the third step changes the chance by −0.92, and no other by more than 0.05. In the
-# second, the changes are −0.02, −0.06, +0.12, −0.08, +0.05 and −0.17. The largest fall is at the wrong step. But 64
-# continuations with a chance of 0.14 give the label a standard error of about 0.04, and a change has two of them. So
-# only this last fall is clear.
+# In the first response the third step changes the chance by −0.92, and no other by more than 0.05. The answer for the
+# second response is in the exercise.
 
 # %% [markdown] tags=["exercise"]
 # **2. Which pairs?** *(medium, 15 minutes)*. This is the heart of Step-DPO. `right` (B, S) says whether each step
-# is right, and `step_mask` (B, S) whether it exists. In each response with a wrong step, the policy wrote the
-# *first* wrong one `count` times again. `tries_right` says which of these tries are right: the first `count` belong
-# to the first response with a wrong step, the next `count` to the next such response, and so on.
+# is right, and `step_mask` (B, S) whether it exists. Let $K$ of the B responses have a wrong step. In each of them the
+# policy wrote the *first* wrong step `count` times again. `tries_right` (K · `count`,) says which of these tries are
+# right: the first `count` belong to the first of the $K$ responses, the next `count` to the second, and so on.
 #
 # Return the pairs, whole numbers (B, 2): which step is rejected, and which of its tries is chosen, the first
 # right one. Both count from 0. A response without a pair has −1, −1.
 #
-# *Hint:* a response without a wrong step has no tries.
+# *Hint:* a response without a wrong step has no tries. Where `step_mask` is false, `right` can be anything.
 
 
 # %% tags=["exercise"]
@@ -554,9 +596,15 @@ check.pairs_of(pairs_of)
 # stops at the first wrong one. `right` (B, S) says whether each step is right, and `step_mask` (B, S)
 # whether it exists. Return how many steps are read in each response, (B,).
 #
-# Then think: as a policy gets better, does one response need more checks or fewer?
+# Then think: as a policy gets better, does one response need more checks or fewer? Does a pair?
 #
 # *Hint:* a step is read if there is no wrong one *before* it. `cumsum` counts.
+#
+# <details><summary>Answer</summary>
+#
+# A response needs *more* checks, because its first wrong step comes later or never. A pair needs more, too, because
+# fewer responses have a wrong step. So feedback on steps gets more expensive while the policy improves.
+# </details>
 
 
 # %% tags=["exercise"]
@@ -575,18 +623,52 @@ def steps_read(right, step_mask):
 
 check.steps_read(steps_read)
 
+# %% [markdown] tags=["exercise"]
+# **4. The whole step on an empty page** *(hard, 30 minutes)*. Close section 2. Write `step_dpo` from memory, under
+# the name `my_step`: its five parts are sample, find the first wrong step, try again, make the pairs, train with
+# $\beta = 0.1$. Return the mean loss and the number of checks. The last cell runs the updates of section 2 again and
+# compares.
+#
+# Use `judge(known, prompt, before, step)` and `write_again(read)` of section 2. You also need
+# `models.encode_prompts`, `models.sample`, `models.steps_of(batch, ends)`, `models.encode`,
+# `models.policy_logprobs`, `core.sequence_logprobs` and `core.dpo`. `help(models.encode)` tells you the arguments of
+# a function. Sample with `sampling` and `generator`.
+#
+# <details><summary>My numbers differ. Where do I look?</summary>
+#
+# - The first loss is not $\log 2$: the four log-probabilities, or their order.
+# - The first number of checks is too high: is the judge asked after the first wrong step, or after the first right
+#   try? Too low: are the tries judged with the same `known`, in their order? Only later ones are too high: does each
+#   update start with an empty `known`?
+# - Loss and checks of the first update agree, and the second loss differs. If it is below the first, chosen and
+#   rejected are exchanged. Else: are the steps before left out? Is there an EOS too many?
+# - It differs only in the seventh digit: is `before` marked `True`? Both steps of a pair have the same steps before, so
+#   these cancel in the loss, but for rounding.
+# - The second loss agrees, and the third differs: the gradients are not set to zero.
+# - The losses agree, and the weights do not: the last update.
+# </details>
+
+
+# %% tags=["exercise"]
+def my_step(prompts): ...  # your code
+
+
 # %% [markdown] tags=["solution"]
-# A better policy needs *more* checks for each response, because its first wrong step comes later or
-# never. And it needs more responses for each pair. So the price of a pair rises.
+# `step_dpo` in section 2 of the lesson is the solution. If your weights differ, compare the two line by line.
+
+# %% tags=["exercise"]
+actor, reference = copy.deepcopy(start).requires_grad_(True), copy.deepcopy(start)
+optimizer = loops.make_optimizer(actor, slow)
+generator = torch.Generator().manual_seed(0)
+mine = [my_step([train[i] for i in index]) for index in order]
+for here, there in zip(mine, log):
+    print("section 2:", there["loss"], there["checks"], "my_step:", here)
+print("the weights are equal:", models.same_weights(actor, trained))
 
 # %% [markdown] tags=["exercise"]
-# **4. Find the bug: the response that ends too soon** *(medium, 15 minutes)*. A colleague does not use
-# DPO. She trains the policy by imitation on its own right steps: the chosen steps of section 2, with
-# the loss of supervised fine-tuning. The figure has the share of right answers, and the number of
-# steps in a response. After ten updates nothing is right. Here is how she makes a
-# batch. What is wrong? Mend `batch_of`.
-#
-# Then predict: she uses the same faulty rows for Step-DPO. Will the responses become as short?
+# **Then predict.** A colleague trains by *imitation*: supervised fine-tuning on the chosen steps. She forgets
+# `append_eos=False`. The figure has the share of right answers and the number of steps in a response. After ten
+# updates nothing is right. Why? She then uses the same rows for Step-DPO. Will the responses become as short?
 
 # %% tags=["exercise"]
 right_answers = {
@@ -601,35 +683,15 @@ panels = {"share of right answers": right_answers}
 panels |= {"steps of a response": written_steps}
 show.lines(panels, range(0, 11, 2), xlabel="update")
 
-
-# %% tags=["exercise"]
-def batch_of(prompts, steps_before, right_steps):
-    parts = [[(b, False), (step, True)] for b, step in zip(steps_before, right_steps)]
-    return models.encode(tokenizer, prompts, parts)
-
-
-step = tokenizer("22-1+7=").input_ids
-batch_of(["12+10-1+7="], [[]], [step]).response_ids
-
-
-# %% [markdown] tags=["solution"]
-# `encode` adds EOS to every row, as a finished response needs it. A step is not finished: the policy
-# learns to end its response after any right step. `append_eos=False` mends it. The last step of a
-# response keeps its EOS, because the policy wrote it.
+# %% [markdown] tags=["exercise"]
+# <details><summary>Answer</summary>
 #
-# Step-DPO with the same fault hardly shortens the responses. *Both* steps of a pair have the EOS.
-# What the chosen one pushes up, the rejected one pushes down, so little remains. A fault can be hidden
-# by a loss that takes differences.
-
-
-# %% tags=["solution"]
-def batch_of(prompts, steps_before, right_steps):
-    parts = [[(b, False), (step, True)] for b, step in zip(steps_before, right_steps)]
-    return models.encode(tokenizer, prompts, parts, append_eos=False)
-
-
-step = tokenizer("22-1+7=").input_ids
-batch_of(["12+10-1+7="], [[]], [step]).response_ids
+# *Imitation.* Every chosen step ends with EOS. So the policy learns to end its response after any right step. (The
+# last step of a response keeps the EOS that the policy wrote there.)
+#
+# *Step-DPO* hardly shortens the responses. *Both* steps of a pair have the EOS. What the chosen one pushes up, the
+# rejected one pushes down, so little remains. A loss that takes differences can hide a fault.
+# </details>
 
 # %% [markdown] tags=["exercise"]
 # **5. Find the bug: the reward model that likes everything** *(medium, 15 minutes)*. Another colleague
@@ -641,7 +703,7 @@ batch_of(["12+10-1+7="], [[]], [step]).response_ids
 # `logits` and `labels` (B, S), `step_mask` (B, S). A label is −100 or a number from 0 to 1. Return the
 # loss of each step, (B, S), with 0 where a step does not exist or has no label.
 #
-# *Hint:* what does `bool` make of −100? And of 0.25?
+# *Hint:* what does his loss see? Print `good` for the labels −100, 0, 0.25 and 1.
 
 
 # %% tags=["exercise"]
@@ -668,7 +730,7 @@ check.loss_of_labelled_steps(loss_of_labelled_steps)
 
 
 # %% [markdown] tags=["solution"]
-# `bool` makes True of everything but 0, so −100 counts as *good*. Most wrong steps were not picked,
+# `bool` makes True of everything but 0, so −100 counts as *good*, and 0.25 as 1. Most wrong steps were not picked,
 # and the model learns that they are good. It still looks accurate, because nearly all of its labels are
 # now 1. TRL's first trainer of process reward models had this fault.
 
@@ -705,10 +767,20 @@ record = {
 # seems to follow from `22-1+7`, although nobody wrote it there. The model learns to judge a step after a
 # step that was thrown away, and never sees that at test time. (A public teaching code has this fault.)
 #
-# Right: one row for every alternative. Its text is the steps that were *taken* before it, and then the
-# alternative. Only the last step has a label. That makes five rows. Or only three rows: the taken steps
-# share one text, `22-1+7=21+7=28`, with the labels 1, 1, 1, and each of the two others has a row of its
-# own.
+# Right: one row for every alternative. Its text is the steps that were *taken* before it, and then the alternative.
+# That makes five rows:
+#
+# | text | labels |
+# |---|---|
+# | `22-1+7` | 1 |
+# | `21-1+7` | 0 |
+# | `22-1+7=20+7` | None, 0 |
+# | `22-1+7=21+7` | None, 1 |
+# | `22-1+7=21+7=28` | None, None, 1 |
+#
+# A step before the alternative was rated, too, so its None could be a 1. But each rating has its own row already. With
+# 1 instead of None, the first step would count four times in the loss. Three rows are enough, too: `22-1+7=21+7=28`
+# with the labels 1, 1, 1, and a row for each alternative that was not taken.
 
 # %% [markdown]
 # ## Questions
@@ -746,18 +818,17 @@ show.curves(history, columns="right", x="update", labels=titles)
 #   believe that the first updates are mostly noise: Adam's first updates move every weight by about the learning
 #   rate, however small its gradient is.
 # - **At about equal numbers of pairs the curves are level**: Step-DPO has 0.69 at its end, and whole responses
-#   have 0.67 at update 100. Step-DPO has then made twice as many updates.
+#   have 0.67 at update 100.
 # - **Believe section 3's table, not the ends of the curves.** It has sixteen responses to each of 400 problems, a
 #   point of a curve has one.
 # - **With greedy decoding the two are nearly equal:** 0.90 and 0.89.
 #
-# **What is not equal in section 3.** Checks, updates and learning rate are equal. The number of
-# pairs and of sampled tokens is not. The learning rate was chosen by single
-# runs on other problems, most of them with Step-DPO. Final answers are often free, because a rule
-# knows them. Then the comparison favours whole responses even more.
+# **What is not equal in section 3.** Checks, updates and learning rate are equal. Pairs and sampled tokens are not. The
+# learning rate was chosen by single runs on other problems, most of them with Step-DPO. And final answers are often
+# free, because a rule knows them. Then the comparison favours whole responses even more.
 #
-# **Who writes the chosen step?** The policy itself. A step by somebody else may be one that the policy would never
-# write. To raise its probability hardly changes the steps that the policy does write (lesson 14).
+# **Who writes the chosen step?** The policy itself. To raise the probability of a step that it would never write
+# hardly changes what it does write (lesson 14).
 #
 # **Hard labels.** The share of right continuations is called the *soft* label. The *hard* label is 1 if any
 # continuation is right, and 0 otherwise. Let $p$ be the chance that one is right. The mean soft label is $p$. The
@@ -773,70 +844,54 @@ show.curves(history, columns="right", x="update", labels=titles)
 # | **min** | that of the worst step | 0.2 |
 # | **product** | all multiplied | 0.16 |
 #
-# *min* and *product* prefer short responses: a further step cannot raise them. *last* misleads if labels only say
-# whether a step follows from the one before. The third step of section 1 follows, and its answer is wrong.
+# *min* and *product* prefer short responses: a further step cannot raise them. *last* can miss a mistake. The third step
+# of section 1 follows from the second, so a model can find it good, and *last* reads only this score.
 #
-# **Picking a response.** The experiment of section 7 has more reward models than its table:
+# **Picking a response.** The experiment of section 7 has more reward models than its table. The first five train the
+# whole model in 400 updates, the others the head in 100 updates.
 #
-# | reward model | checks | responses | trains | updates |
-# |---|---|---|---|---|
-# | soft labels | 12,700 | 400 | the whole model | 400 |
-# | hard labels | 12,700 | 400 | the whole model | 400 |
-# | outcomes | 12,700 | 12,700 | the whole model | 400 |
-# | outcomes at every step | 12,700 | 12,700 | the whole model | 400 |
-# | labels of the rule | 12,700 | 3,200 | the whole model | 400 |
-# | head only, text alone (labels of the rule) | 1,000 | 250 | the head | 100 |
-# | log-probabilities too (labels of the rule) | 100 or 1,000 | 26 or 250 | the head, $a$ too | 100 |
-#
-# Take `22-1+7=20+7=27`. Let 7 of the 8 continuations of its first step be right, and none of the second's. At
-# the end nothing is left to continue: the answer itself is checked. Here are the labels that this response gets:
-#
-# | step | soft | hard | outcome at the last step | outcome at every step | rule |
-# |---|---|---|---|---|---|
-# | label of `22-1+7=` | 7/8 | 1 | none | 0 | 1 |
-# | label of `20+7=` | 0 | 0 | none | 0 | 0 |
-# | label of `27` | 0 | 0 | 0 | 0 | none |
-# | its checks | 8 + 8 + 1 | 8 + 8 + 1 | 1 | 1 | 2 |
-#
-# Models with outcomes train on all 17 checked responses: this one and its 16 continuations.
+# - *Soft labels* and *hard labels* are made with 8 continuations of each step. A response of three steps costs 8 + 8 +
+#   1 = 17 checks.
+# - *Outcomes* trains on these 17 responses instead: the sampled one and its continuations. Only the last step has a
+#   label, 1 if the answer is right. With *outcomes at every step* each step has this label.
+# - All others train on labels of the rule.
 #
 # Each held-out problem has 16 responses. How often is the one with the highest score right?
 
 # %%
-columns = {f"best_{how}": f"pick, {how}" for how in ("last", "min", "product")}
-experiments.shown(runs[runs.variant != "no reward model"], columns)
+columns = {"best_last": "pick, last", "best_min": "pick, min"}
+table = experiments.shown(runs[runs.variant != "no reward model"], columns)
+checks = [*["12,700"] * 5, "100", "1,000", "1,000"]
+responses = ["400", "400", "12,700", "12,700", "3,200", "26", "250", "250"]
+table.insert(0, "checks", checks)
+table.insert(1, "responses", responses)
+table
 
 # %% [markdown]
 # - **A judge that knows nothing picks worse than a random response.** A random response is right in 0.60 of the
-#   cases. A *blind* judge, with a random score for each *text*, picks a right one in 0.30. Right responses are nearly
-#   always the same text, and wrong ones differ. Of 16 responses to the first held-out problem, 13 are right, but
-#   they are one text among four.
-# - **The text alone teaches little.** At *last* and *product* no model's mean is better than blind: they have 0.22
-#   to 0.28. *min* does better than blind on every seed with outcomes at every step (0.38) and soft labels (0.37).
-# - **Log-probabilities help here, too.** With 100 checks *min* is right in 0.82 of the cases, and in 0.84 with 1,000
-#   checks. *Head only* has the same training without this input, and 0.31.
-# - **Labels add nothing for picking.** A majority vote over final answers has 0.84. The response that the
-#   policy finds most likely is right in 0.86.
-# - **With log-probabilities *last* fails: 0.33 and 0.34.** A last step often follows, also behind a mistake.
+#   cases. A *blind* judge gives a random score to each *text*. It picks a right one in 0.30. Why? Of 16 responses to the
+#   first held-out problem 13 are right, and they all have the same text. The wrong ones have three different texts. So
+#   the blind judge chooses among four texts, and takes the right one with the chance 1/4.
+# - **The text alone teaches little.** At *last* no model's mean is better than blind. *min* does better than blind on
+#   every seed with outcomes at every step (0.38) and soft labels (0.37).
+# - **Log-probabilities help here, too**, at *min*: 0.82 with 100 checks, and 0.84 with 1,000. *Head only* has the same
+#   training without this input, and 0.31. *last* fails: a last step often follows, also behind a mistake.
+# - **Labels add nothing for picking.** A majority vote over final answers has 0.84. The response that the policy finds
+#   most likely is right in 0.86.
+#
+# The first five rows have equally many checks and updates, and one learning rate, which was not tuned. But 400 updates
+# are 32 passes over the 400 responses of soft and hard labels, and 1 over the outcomes. With hard labels the loss in
+# training has fallen to 0.00: the model knows its 400 responses by heart. Papers report gains with the text alone.
+# Their models are larger.
 #
 # **Finding the wrong step, once more.** The record also has right responses with one *planted* wrong digit.
 #
 # - The models that read log-probabilities find 0.92 of the planted mistakes with 100 checks, and 0.96 with 1,000. The
-#   least likely token finds 0.82. It misses 35 of 200. Each time the least likely token stands in a *later* step: after
-#   a mistake the calculation looks strange to the policy. Labels say how unlikely is *too* unlikely. So the *first*
-#   such step can be blamed.
-# - The six models with the text alone find 0.18 to 0.27 of both kinds of mistakes. A random step is right in
-#   0.20 of the policy's own mistakes and 0.21 of the planted ones. For the planted ones every 95 % interval of the
-#   difference contains 0. We believe: calculating is learned from many texts. The policy had 60,000 solutions.
-# - Soft labels, with 8 continuations of each step, can blame a step by themselves. The first below one half is the
-#   wrong one in only 0.57 of the cases. The largest fall finds more than three of four.
-#
-# **What is not equal here.** The first five rows of the table have equally many checks and updates. But 400 updates
-# are 32 passes over the 400 responses of soft and hard labels, 4 over those of the rule and 1 over the
-# outcomes. One learning rate was used for these five, and not tuned. With hard labels the loss in training
-# has fallen to 0.00: the model knows its 400 responses by heart. Among the five, *min* with soft labels and with
-# outcomes at every step picks better than with hard labels. Large models that have learned to reason start
-# from more, and papers report gains with the text alone.
+#   least likely token finds 0.82. Where it misses, it stands in a *later* step: after a mistake the calculation looks
+#   strange to the policy. Labels say how unlikely is *too* unlikely. So the *first* such step can be blamed.
+# - The six models with the text alone find 0.18 to 0.27 of both kinds of mistakes. A random step finds 0.20 of the
+#   policy's own and 0.21 of the planted ones. We believe: calculating is learned from many texts. The policy had 60,000
+#   solutions.
 #
 # **The head in the package.** `models.WithLogprobs` adds $l_s v$ to the hidden state, with a learned vector
 # $v$ that starts at 0. So $a = w \cdot v$. In section 6 the learned $a$ is about 5. So the digit with $l$ = −4.58

@@ -163,6 +163,41 @@ def test_an_error_of_the_student_is_shortened(error, said):
     assert made()(raises).message == said
 
 
+def tries_of_every_response(right, step_mask, tries_right, count):
+    return tries_right.view(len(right), count)
+
+
+def missing_steps_are_wrong(right, step_mask, tries_right, count):
+    pairs, tries = torch.full((len(right), 2), -1), iter(tries_right.split(count))
+    for i, wrong in enumerate(~right):
+        if wrong.any():
+            pairs[i] = torch.stack([wrong.int().argmax(), next(tries).int().argmax()])
+    return pairs
+
+
+def a_place_that_is_missing(right, step_mask, tries_right, count):
+    return tries_right[len(right) * count]
+
+
+@pytest.mark.parametrize(
+    "function", [tries_of_every_response, missing_steps_are_wrong, a_place_that_is_missing]
+)
+def test_an_error_that_comes_of_wrong_sizes_says_what_the_sizes_are(function):
+    message = EXERCISES["pairs_of"](function).message
+    assert message.startswith("pairs_of raised ")
+    assert message.endswith(
+        ". Only responses with a wrong step have tries, `count` for each. "
+        "Where step_mask is false there is no step, so none is wrong."
+    )
+
+
+def test_an_error_that_has_nothing_to_do_with_sizes_says_nothing_of_them():
+    exercise = made(sizes="There are three rows.")
+    assert exercise(lambda x, m, f: x.no_such_name).message.endswith("'no_such_name'")
+    message = exercise(raises).message
+    assert len(message) <= LONGEST and message.endswith(" [...]. There are three rows.")
+
+
 @pytest.mark.parametrize("name", PADDED)
 @pytest.mark.parametrize("seed", [0, 1, 7])
 def test_padding_masked_by_multiplication_is_named(name, seed):

@@ -122,6 +122,9 @@ pairs_of = Exercise(
         "The first `count` belong to the first wrong step.": lambda r, m, t, n: _pairs(
             r, m, t.view(n, -1).T.flatten(), n
         ),
+        "a step that does not exist counts as wrong. Use step_mask.": lambda r, m, t, n: _pairs(
+            r, torch.ones_like(m), t, n
+        ),
         "the last wrong step is taken. Take the first: the policy wrote it after right steps.": (
             lambda r, m, t, n: _pairs(r, m, t, n, step=-1)
         ),
@@ -153,6 +156,8 @@ pairs_of = Exercise(
             2,
         ),
     ),
+    sizes="Only responses with a wrong step have tries, `count` for each. "
+    "Where step_mask is false there is no step, so none is wrong.",
 )
 
 
