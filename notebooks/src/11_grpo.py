@@ -58,11 +58,12 @@ from minirlhf.classroom import FAST, check
 #
 # $$ A_i = \frac{r_i - \bar r}{\sigma + \delta} . $$
 #
-# Every token of the response has this advantage. The small constant $\delta = 0.0001$ avoids a division by 0.
+# Every token of the response has this advantage. The small constant $\delta = 0.0001$ (not lesson 05's TD error)
+# avoids a division by 0.
 #
-# The rest is PPO (lesson 06). The importance ratio $\rho_{i,t} = \pi / \pi_{\text{old}}$ of token $t$ is its
-# probability under the policy that learns, over that under the policy that sampled. With $\epsilon = 0.2$, the
-# token's loss is
+# The rest is PPO (lesson 06) with one change: the mean at the end. The importance ratio
+# $\rho_{i,t} = \pi / \pi_{\text{old}}$ of token $t$ is its probability under the policy that learns, over that under
+# the policy that sampled. With $\epsilon = 0.2$, the token's loss is
 #
 # $$ L_{i,t} = -\min\big(\rho_{i,t} A_i,\; \text{clip}(\rho_{i,t},\, 1-\epsilon,\, 1+\epsilon)\, A_i\big) . $$
 #
@@ -70,8 +71,8 @@ from minirlhf.classroom import FAST, check
 #
 # $$ \frac{1}{N G} \sum_{i=1}^{N G} \frac{1}{|y_i|} \sum_{t=1}^{|y_i|} L_{i,t} , $$
 #
-# the mean over the tokens of a response, then over the responses. In words: responses that
-# beat their group become more likely, the others less likely.
+# the mean over the tokens of a response, then over the responses (`sequence_mean`). PPO took it over all tokens
+# at once. In words: responses that beat their group become more likely, the others less likely.
 #
 # The package computes the same advantages:
 
@@ -100,12 +101,11 @@ for scores in ([1, 0, 0, 0], [1, 1, 1, 1], [1, 0], [1.001, 1.000]):
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - *One is right*: about 1.5 for the right one, and −0.5 for each wrong one. The four advantages sum
-#   to 0.
+# - *One is right*: about 1.5 for the right one, and −0.5 for each wrong one.
 # - *All are right*: 0 everywhere. There is nothing to learn. The same holds if all are wrong.
 # - *Far apart*: 0.71 and −0.71.
 # - *Nearly equal*: 0.62 and −0.62, nearly the same! After the division, a tiny difference counts
-#   almost as much as a large one. (Without $\delta$ it would be 0.71 again.)
+#   almost as much as a large one.
 # </details>
 
 # %% [markdown]
@@ -139,8 +139,9 @@ questions = [problem.prompt for problem in problems]
 table(start, questions)
 
 # %% [markdown]
-# The model mostly answers at once (`~`), and these answers are mostly wrong. Its answers in written steps are mostly
-# right. So it would do better if it wrote steps more often.
+# The model mostly answers at once (`~`). Five samples are few, so we took 16 for each of 400 **test problems** (never
+# practised). Of the answers at once, 29 % are right. Of those in written steps, 75 % are. The gap is as large
+# among the answers to the *same* problem. So the model would do better if it wrote steps more often.
 
 # %% [markdown]
 # ## 4. A group under the microscope
@@ -148,8 +149,8 @@ table(start, questions)
 # Which tokens are blamed when an answer is wrong? Here is a group of eight responses to `16+16+11=`. The colour
 # is the advantage: blue tokens are pushed up, orange ones down.
 #
-# The **push** on a token is minus the derivative of the response's loss with respect to the token's
-# log-probability. Before the first update every ratio is 1, because the policy that learns is the one that
+# The **push** on a token is minus the derivative of the response's loss (section 1, without $1/(NG)$) with respect to
+# the token's log-probability. Before the first update every ratio is 1, because the policy that learns is the one that
 # sampled. Then the push is $A_i / |y_i|$: the advantage, divided by the response's length. A push down is
 # **blame**.
 
@@ -166,12 +167,10 @@ still = "../docs/images/microscope_group.png"
 show.microscope(tokens, "advantage", text="all", still=still)
 
 # %% [markdown]
-# Three things to see:
-#
 # 1. **One number per response.** The only right response, `32+11=43`, has the advantage 2.474
 #    at every token. All others have −0.353.
-# 2. **Blame without a place.** Look at response 6, `32+11=33`. Its first written step is right: 16+16
-#    is 32. But all its tokens are pushed down alike.
+# 2. **Blame without a place.** Look at response 6, `32+11=33`. Its first written step is right. But all its tokens are
+#    pushed down alike.
 # 3. **Other responses show the place.** Response 1, the right one, has the same `32+11=`. Both have 9
 #    tokens, with the EOS. So the pushes on each token of this prefix are 2.474 / 9 = 0.275 and
 #    −0.353 / 9 = −0.039. They sum to +0.236: the right step becomes *more* likely.
@@ -263,7 +262,7 @@ measured
 # Why does GRPO divide by the length of a response? So that long and short responses count the same: the pushes of
 # a response sum to its advantage.
 #
-# This looks fair. But look at a small world (lesson 03). Its words are *good*, *bad* and the full stop, which
+# But look at a small world (lesson 03). Its words are *good*, *bad* and the full stop, which
 # ends a response. At most six words are allowed. A response is right if its *first* word is *good*. So length
 # earns nothing.
 
@@ -326,8 +325,8 @@ show.lines(runs, ylim=(2, 4), **labels)
 # | right | *stop* | 1 | 1 / 2 = 0.50 |
 # | right | *go on* | 1 | 1 / 4 = 0.25 |
 #
-# **Not divided**, or divided by a constant, both options get the same push. But their chances sum to 1: one can
-# only gain what the other loses. So on average, equal pushes cancel.
+# **Not divided**, or divided by a constant, both options get the same push. Equal pushes cancel on average,
+# because the mean of $\nabla \log \pi$ is 0 (lesson 04).
 #
 # **Divided**, the shorter response has the stronger push. So wrong responses stop less often, and right ones more
 # often.
@@ -335,45 +334,56 @@ show.lines(runs, ylim=(2, 4), **labels)
 # %% [markdown]
 # ## 7. Divided by the standard deviation
 #
-# Why does GRPO divide by $\sigma$? So that scores of any scale, 0 to 1 or 0 to 100, give equally large
-# advantages. The side effect: **very hard and very easy prompts count for more.**
+# Why does GRPO divide by $\sigma$? So that scores of any scale give equally large advantages. But then some prompts
+# count for more.
 #
-# The division multiplies all advantages of a group by $1/\sigma$, the **factor of the group**. In groups of 16:
+# Leave the division out first. If $c$ of $G$ responses are right, the right ones are pushed up by $c\,(G-c)/G$ in
+# total, and the wrong ones down by as much. This is $(G-1)\,\sigma^2$. So before the division a group pulls in
+# proportion to $\sigma^2$, and after it to $\sigma$.
 #
-# | right answers | $\sigma$ | factor of the group |
-# |---|---|---|
-# | one | 0.25 | 4.0 |
-# | two | 0.34 | 2.9 |
-# | eight | 0.52 | 1.9 |
-# | fifteen | 0.25 | 4.0 |
+# How many times as large does the division make the pull of a prompt? This is the **factor of the prompt**: the mean of
+# $\sigma$ over all its groups, divided by the mean of $\sigma^2$. Let $p$ be the chance of a right response.
 #
-# The same prompt can get a group with no right answer, with one, with two. The **factor of the prompt** is the mean
-# over these groups. The weight of a group is its share of the gradient before the division: its probability times
-# $\sigma^2$ ("Going further").
+# **Predict.** Which prompts count for more after the division: hard ones (small $p$), middling ones or easy ones?
 
-# %%
-right_answers = torch.arange(17)  # a row below for 0, 1, ... 16 right answers
-sigma = (torch.arange(16) < right_answers[:, None]).double().std(1)
-p = torch.linspace(0.01, 0.99, 99)  # the chance of a right answer
-chance = torch.distributions.Binomial(16, p[:, None]).log_prob(right_answers).exp()
-weight = chance.double() * sigma**2
-factor = (weight / sigma).nansum(1) / weight.sum(1)  # nansum leaves 0 / 0 out
-labels = {"xlabel": "chance of a right answer", "ylabel": "factor of the prompt"}
+# %% tags=["predict"]
+c = torch.arange(17, dtype=torch.float64)  # right answers in a group of 16
+sigma = (c * (16 - c) / 16 / 15).sqrt()  # because (G - 1) sigma^2 = c (G - c) / G
+p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+# The chance of each c: a row for each p.
+chance = torch.distributions.Binomial(16, p[:, None]).log_prob(c).exp()
+factor = (chance @ sigma) / (chance @ sigma**2)
+labels = {"xlabel": "chance of a right answer, p", "ylabel": "factor of the prompt"}
 show.lines({"factor": factor}, p, ylim=(0, 4.2), **labels)
 
 # %% [markdown]
-# A prompt that is solved 2 % of the time has the factor 3.7, because groups with one right answer have most of the
-# weight. So its expected gradient is 3.7 times as large as it would be without the division. That of a prompt that
-# is solved half of the time is only 2.0 times as large.
+# <details><summary>What you should see</summary>
 #
-# **Dr. GRPO** ("done right") leaves $\sigma$ out, and divides by a constant instead of the length.
+# Very hard and very easy ones. At $p$ = 2 % and at 98 % the factor is 3.7, at 50 % only 2.0.
+# </details>
+#
+# Why? Take groups of 16 and a hard prompt, $p$ = 2 %:
+#
+# | right answers | probability | $\sigma$ | probability × $\sigma^2$ | probability × $\sigma$ |
+# |---|---|---|---|---|
+# | none | 0.724 | 0 | 0 | 0 |
+# | one | 0.236 | 0.25 | 0.0148 | 0.0591 |
+# | two | 0.036 | 0.34 | 0.0042 | 0.0124 |
+# | three | 0.003 | 0.40 | 0.0006 | 0.0014 |
+# | sum of all | | | 0.0196 | 0.0729 |
+#
+# The factor is 0.0729 / 0.0196 = 3.7. Most of the pull comes from groups with one right answer. Their $\sigma$ is
+# small, so dividing by it changes much. At $p$ = 50 % $\sigma$ is mostly near 0.5.
+#
+# **Dr. GRPO** ("done right") leaves $\sigma$ out, and divides by a constant instead of the length. For `tiny-steps` we
+# take the greatest length allowed, 24 tokens. Two lines of `grpo_step` change: `advantages = centred`, and
+# `core.aggregate(losses, mask, how="constant", constant=24)`.
 
 # %% [markdown]
 # ## 8. What a run looks like
 #
-# First a short run of our own: 40 training steps, half a minute. It makes **one update per batch** of 128 responses,
-# not four as in section 5. So every ratio is 1, and the clip never acts. Then the model answers the problems of
-# section 3 again:
+# First a short run of our own: 40 training steps, half a minute. It makes **one update per batch**, not four
+# as in section 5. Then the model answers the problems of section 3 again:
 
 # %%
 steps = 3 if FAST else 40  # FAST=1 is for the tests of this page
@@ -382,7 +392,7 @@ trained, _ = loops.train_group(copy.deepcopy(start), tokenizer, prompts, score, 
 table(trained, questions)
 
 # %% [markdown]
-# It uses written steps more often. (Five samples are few: `16-1-10=` does worse.)
+# It uses written steps more often.
 #
 # And this is the same training for 80 steps, with three seeds, recorded with `minirlhf experiment family`:
 
@@ -395,13 +405,14 @@ show.curves(
 )
 
 # %% [markdown]
-# The numbers are means over the first ten training steps, and over the last twenty.
+# **The payoff**: always writing the most likely token, the model solves 41 % of the 400 test problems before training,
+# and 87 % after it. The other numbers are means over the first ten training steps, and over the last twenty.
 #
 # - `score`, the share of right answers to practice problems, rises from 0.41 to 0.67.
 # - `length`, in tokens, rises from 5.8 to 9.6. Length is not rewarded. But written steps are longer than guesses, and
-#   more often right.
-# - `frac_reward_zero_std`, the share of groups with equal scores, rises from 9 % to 20 %. They cost samples
-#   and teach nothing.
+#   more often right. The pull of section 6 is weak here: on the test problems GRPO and Dr. GRPO end at nearly the same
+#   length (9.5 and 9.6 tokens).
+# - `frac_reward_zero_std`, the share of groups with equal scores, rises from 9 % to 20 %.
 
 # %% [markdown]
 # ## 9. Sharpening or learning?
@@ -420,8 +431,8 @@ show.curves(
 #
 # ### 9a. The experiment
 #
-# We test on 400 problems that are harder than those practised: sums of four numbers, such as `12+5-16+2=`. (The
-# practised sums have three.) Exercise 4 estimates pass@k from 16 samples of a problem.
+# We test on 400 problems that are harder than those practised: sums of four numbers instead of
+# three, such as `12+5-16+2=`.
 #
 # `minirlhf experiment longer` trains as in section 8, for 400 training steps, with three seeds. The untrained
 # model is called `start`.
@@ -447,17 +458,17 @@ show.lines(passed, range(1, 17), xlabel="k", ylabel="pass@k")
 # an interval.
 #
 # Average the change of pass@16 on each problem over the seeds. The mean of these 400 changes is the **pooled**
-# change. How different would it be with other problems? Our problems are a sample of all such problems. So a sample
-# *of ours* stands for other problems: draw 400 of the changes with replacement, and take their mean. Repeat
-# this many times (the *bootstrap*). The middle 95 % of these means are the **95 % interval**.
+# change. How different would it be with other problems? We estimate it from our
+# own (the *bootstrap*). Draw 400 of the changes with replacement: some come twice, others not at all. Take their mean.
+# Repeat this many times. The middle 95 % of the means are the **95 % interval**.
 #
-# No training run is drawn anew, so the interval does not speak of other runs. Question 2 looks at each seed.
+# So the interval is about other problems, with the same three training runs. Question 2 looks at each run.
 #
 # Choose before you look which rise of pass@16 is worth having. Ours is 0.05. Then go through three questions:
 #
 # 1. Does the pooled interval of pass@1 lie above 0? If not, the verdict is **no gain**.
-# 2. Does the interval of pass@16 lie above 0 for one seed, and below 0 for another? Then the seeds contradict
-#    each other, and the verdict is **undecided**.
+# 2. Does the interval of pass@16 lie above 0 for one seed, and below 0 for another? Then the verdict is
+#    **undecided**, because the next run may go either way.
 # 3. Otherwise look at the pooled interval of pass@16:
 #
 # | the interval contains 0? | contains 0.05? | verdict |
@@ -572,7 +583,8 @@ check.grpo_loss(grpo_loss)
 # %% [markdown] tags=["exercise"]
 # **3. A colleague's divisor** *(hard, 20 minutes)*. A colleague has read section 6, and no longer divides by a
 # response's own length. The loss below divides all responses of a group by the *same* number: their mean length.
-# So every token of the group counts the same.
+# So every token of the group counts the same. It leaves $\sigma$
+# out, as section 6 does.
 #
 # Try it in the small world of section 6, where length earns nothing. **Predict**: does the mean length of the
 # wrong responses rise, fall or stay? Then run both cells, and look at the curve. (The first cell trains on sampled
@@ -727,8 +739,9 @@ check.pass_at_k(pass_at_k)
 # - The second one differs: the mean that is subtracted, the `view`, the shuffling, the number of epochs
 #   or updates, the clip, a sum where a mean is due, or a forgotten `optimizer.zero_grad()`.
 # - The second one differs, and is another one each time you run your cells: no `generator=generator` in the
-#   shuffle, or no `generator` in `models.sample`. (Then the first one agrees only in your first run:
-#   `train_group` has given torch's own generator the same seed.)
+#   shuffle, or no `generator` in `models.sample`. Without it, `models.sample` draws from torch's own generator.
+#   `train_group` has just given that one the same seed. So the first score agrees the first time you run your cells,
+#   and differs from then on.
 # - Only the third one differs: a mean over all tokens of the minibatch, one shuffle for both epochs, or
 #   no division by the standard deviation.
 # - All scores agree, and the weights do not: another $\delta$, or $G$ instead of $G - 1$ in the standard
@@ -848,34 +861,24 @@ check.six_verdicts(verdicts)
 #
 # ### The factor of a prompt (section 7)
 #
-# Why is the weight of a group its probability times $\sigma^2$? Leave out the division by length. If $c$ answers
-# of a group are right, the squares of section 1 sum to $c\,(G-c)/G$. So
+# Section 7 adds up how strongly the groups of a prompt pull. It may, because on average they all pull in the same
+# direction. To see this, leave out the division by length.
 #
-# $$ \sigma^2 = \frac{c\,(G-c)}{G\,(G-1)} . $$
-#
-# The gradient of one group is $\frac{1}{G} \sum_i A_i\, \nabla \log \pi(y_i)$. What is its mean over all groups
-# with $c$ right answers? The true gradient is $\nabla p$, because $p$ is the expected score.
-#
-# 1. Among the right responses, $y$ has the share $\pi(y)/p$. So the mean of $\nabla \log \pi(y)$ over them is
+# 1. The true gradient is $\nabla p$, because $p$ is the expected score. Among the right responses, $y$ has the share
+#    $\pi(y)/p$. So the mean of $\nabla \log \pi(y)$ over them is
 #
 #    $$ \sum_{y \text{ right}} \frac{\pi(y)}{p}\, \nabla \log \pi(y) =
 #    \frac{1}{p} \sum_{y \text{ right}} \nabla \pi(y) = \frac{\nabla p}{p} . $$
 #
 #    Over wrong ones it is $-\nabla p / (1 - p)$, because the sum of all $\nabla \pi(y)$ is 0.
-# 2. Before the division by $\sigma$, the advantage is $(G-c)/G$ for a right response and $-c/G$ for a wrong
-#    one. So the mean gradient is
+# 2. The gradient of one group is $\frac{1}{G} \sum_i A_i\, \nabla \log \pi(y_i)$. Before the division by $\sigma$, the
+#    advantages of the right responses sum to $c\,(G-c)/G = (G-1)\,\sigma^2$, and those of the wrong ones to minus
+#    that. So the mean over groups with $c$ right answers is
 #
-#    $$ \frac{1}{G} \Big( c \cdot \frac{G-c}{G} \cdot \frac{\nabla p}{p} + (G-c) \cdot \frac{c}{G} \cdot
-#    \frac{\nabla p}{1-p} \Big) = \sigma^2 u , \qquad u = \frac{G-1}{G} \cdot \frac{\nabla p}{p\,(1-p)} . $$
+#    $$ \frac{G-1}{G}\, \sigma^2 \Big( \frac{\nabla p}{p} + \frac{\nabla p}{1-p} \Big) = \sigma^2 u , \qquad
+#    u = \frac{G-1}{G} \cdot \frac{\nabla p}{p\,(1-p)} . $$
 #
-#    The vector $u$ does not depend on $c$.
-# 3. Now take the mean $E$ over all groups of the prompt. Without the division the expected gradient is
-#    $E[\sigma^2]\, u$. The division turns $\sigma^2 u$ into $\sigma u$, so with it the expected gradient is
-#    $E[\sigma]\, u$. The direction is the same. The factor of the prompt is
-#
-#    $$ \frac{E[\sigma]}{E[\sigma^2]} = \frac{E[\sigma^2 \cdot 1/\sigma]}{E[\sigma^2]} , $$
-#
-#    the mean of $1/\sigma$ with the weights $\sigma^2$.
+#    The vector $u$ does not depend on $c$. The division turns $\sigma^2 u$ into $\sigma u$.
 #
 # With the division by length, $u$ is another vector, not along $\nabla p$. It does not depend on $c$ either, so
 # the factor is the same.
@@ -888,7 +891,7 @@ check.six_verdicts(verdicts)
 # ### Other ways to train (section 8)
 #
 # **Four updates per batch** get as far with half the responses. The run `grpo, 4 epochs` has 40 training steps. A
-# minibatch is the whole batch, so four epochs are four updates. On 400 problems that were not practised:
+# minibatch is the whole batch, so four epochs are four updates. On the 400 test problems:
 #
 # | run | responses sampled | updates | right answers, sampled as in training | right answers, always the most likely token |
 # |---|---|---|---|---|
@@ -898,9 +901,9 @@ check.six_verdicts(verdicts)
 #
 # The last column is the price: on every seed it is lower. We do not know why.
 #
-# **Random rewards do harm.** This is a control: the same training, but in each batch the scores are dealt out to
-# the responses at random. The share of right answers falls. So the rise of section 8 comes from rewarding right
-# answers.
+# **Random rewards do harm.** This is a control: the same training, but the scores of each batch are dealt out at
+# random among the responses of this batch. The share of right answers falls. So the rise of section 8 comes from
+# rewarding right answers.
 #
 # Why does it fall? The scores are independent of the responses, so the expected gradient is exactly 0 (lesson 04).
 # But every single batch pulls somewhere, because by chance some responses got the better scores. The policy takes a
@@ -943,8 +946,7 @@ check.six_verdicts(verdicts)
 # too long. GSPO and CISPO change the clip (lesson 11b). The page
 # [algorithms](../docs/algorithms.md) has all variants in one table. In the recorded runs of 80 training steps,
 # pass@1 of GRPO, Dr. GRPO and DAPO differs by at most 0.015. Three seeds of the *same* method differ by
-# more, 0.025 for GRPO. The pull of section 6 is weak on this task: GRPO and Dr. GRPO end at nearly the same length
-# (9.5 and 9.6 tokens).
+# more, 0.025 for GRPO.
 #
 # | | TRL 1.16 | OpenRLHF 0.11 | verl 0.10 |
 # |---|---|---|---|

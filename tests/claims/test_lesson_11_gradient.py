@@ -7,7 +7,7 @@ import nbformat
 import pytest
 import torch
 
-from minirlhf import core
+from minirlhf import core, experiments
 from minirlhf.classroom import check
 from minirlhf.classroom.course import NOTEBOOKS
 from tests.loops.test_by_hand import lesson_step
@@ -98,11 +98,29 @@ def test_the_factor_of_a_prompt(p):
 
 def test_the_curve_of_section_7_is_the_factor():
     cells = nbformat.read(NOTEBOOKS / "11_grpo.ipynb", 4).cells
-    (code,) = [c.source for c in cells if c.cell_type == "code" and "nansum" in c.source]
+    (code,) = [c.source for c in cells if c.cell_type == "code" and "Binomial" in c.source]
     names = {"torch": torch}
     exec(code[: code.index("labels =")], names)
     exact = torch.tensor([factor(p, 16) for p in names["p"].tolist()], dtype=torch.float64)
     torch.testing.assert_close(names["factor"], exact, rtol=1e-3, atol=0)  # no delta
+
+
+@pytest.mark.parametrize("size", [2, 3, 16])
+def test_the_right_responses_of_a_group_are_pushed_up_by_sigma_squared(size):
+    """Section 7. For G = 4 and scores 1, 0, 0, 0: the mean is 1/4, the advantages are 3/4, -1/4
+    three times. The squares sum to 9/16 + 3/16 = 3/4, so sigma^2 is 3/4 / 3 = 1/4, and the right
+    response has 1 (4 - 1) / 4 = 3/4 = (4 - 1) sigma^2.
+    """
+    for right in range(size + 1):
+        scores = torch.tensor([[1.0] * right + [0.0] * (size - right)]).double()
+        for scaled, power in ((False, 2), (True, 1)):
+            advantages = core.group_relative(scores, scale_by_std=scaled)
+            up, down = advantages[scores == 1].sum().item(), advantages[scores == 0].sum().item()
+            sigma = scores.std().item()
+            assert up == pytest.approx((size - 1) * sigma**power, rel=1e-3, abs=1e-9)
+            assert down == pytest.approx(-up, abs=1e-9)
+            if not scaled:
+                assert up == pytest.approx(right * (size - right) / size, abs=1e-9)
 
 
 def test_the_slope_of_grpos_objective():
@@ -186,24 +204,35 @@ def gradients(said):
     said("Right ones get shorter, from", own[0, 0], own[-1, 0])
     said("the other by the constant", 6)
     pushes_on_stop(said)
-    said("the **factor of the group**. In groups of", 16)
-    for right, words in ((1, "one"), (2, "two"), (8, "eight"), (15, "fifteen")):
-        said(f"| {words} |", deviation(right, 16), 1 / deviation(right, 16))
-    said("A prompt that is solved", 0.02, factor(0.02, 16))
-    weights = [
-        math.comb(16, c) * 0.02**c * 0.98 ** (16 - c) * deviation(c, 16) ** 2 for c in range(17)
-    ]
-    said("groups with one right answer have most of the weight", weights[1] > sum(weights) / 2)
-    said("So its expected gradient is", factor(0.02, 16))
-    said("solved half of the time is only", factor(0.5, 16), units_agree(0.02, 16))
-    said("So that scores of any scale,", 0, 1, 0, 100)
-    ours, hundred = (core.group_relative(k * torch.tensor([[0.0, 1, 1, 0]])) for k in (1, 100))
-    torch.testing.assert_close(ours, hundred, rtol=1e-3, atol=0)
+    factors(said)
     # going further
     said("because the sum of all $\\nabla \\pi(y)$ is", 0)
     said("because the policy learns. After", 25, wrong_responses()[25])
     said("The group has the scores", 1, 0, 0, 0)
     said("The other three have", 3)
+
+
+def factors(said):
+    """Section 7: the factor of a prompt, and the groups of a hard one."""
+    ours, hundred = (core.group_relative(k * torch.tensor([[0.0, 1, 1, 0]])) for k in (1, 100))
+    torch.testing.assert_close(ours, hundred, rtol=1e-3, atol=0)  # scores of any scale
+    sides = (0.02, factor(0.02, 16)), (0.98, factor(0.98, 16))
+    assert sides[0][1] == pytest.approx(sides[1][1])
+    said("Very hard and very easy ones. At $p$ =", 0.02, 0.98, sides[0][1], 0.5, factor(0.5, 16))
+    said("Why? Take groups of", 16, 0.02)
+    chances = [math.comb(16, c) * 0.02**c * 0.98 ** (16 - c) for c in range(17)]
+    sigmas = [deviation(c, 16) for c in range(17)]
+    rows = [(x, s, x * s**2, x * s) for x, s in zip(chances, sigmas, strict=True)]
+    for words, row in zip(("none", "one", "two", "three"), rows, strict=False):
+        said(f"| {words} |", *row)
+    squared, plain = (sum(row[i] for row in rows) for i in (2, 3))
+    said("| sum of all |", squared, plain)
+    said("The factor is", plain, squared, plain / squared, units_agree(0.02, 16))
+    said("Most of the pull comes from groups with one right answer", rows[1][3] > plain / 2)
+    half = [math.comb(16, c) / 2**16 * (abs(deviation(c, 16) - 0.5) < 0.05) for c in range(17)]
+    said("so dividing by it changes much. At $p$ =", 0.5, sum(half) > 0.9, 0.5)
+    longest = experiments.group_config("arithmetic", "dr-grpo").sampling.max_new_tokens
+    said("we take the greatest length allowed,", longest)
 
 
 def pushes_on_stop(said):
@@ -221,7 +250,7 @@ def pushes_on_stop(said):
             row = [advantage, advantage, length, advantage / length]
             said(f"| {kind} | *{word}* |", *row)
     assert gains["wrong", "not divided"] == gains["right", "not divided"] == 0
-    said("But their chances sum to", chosen.exp().sum().item())
+    said("Equal pushes cancel on average, because the mean of $\\nabla \\log \\pi$ is", 0)
     said("So wrong responses stop less often", gains["wrong", "divided"] < 0)
     said("and right ones more often", gains["right", "divided"] > 0)
 

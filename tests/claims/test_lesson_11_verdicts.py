@@ -221,7 +221,7 @@ def rule(said, longer):
         said(f"| {model} |", *chances, *passed)
     problems = len(longer.loc[("start", 0)].pass_16_by_prompt)
     said("The mean of these", problems)
-    said("stands for other problems: draw", problems, 0.95)
+    said("We estimate it from our own (the *bootstrap*). Draw", problems, 0.95)
     said("worth having. Ours is", WORTH_HAVING)
     said("Does the pooled interval of pass@1 lie above", 0)
     said("Does the interval of pass@16 lie above", 0, 0)
@@ -233,7 +233,6 @@ def rule(said, longer):
     table = [re.search(r"\*\*(.+?)\*\*", row)[1] for row in rows]
     assert table == [RULE[case] for case in (2, 5, 4, 3)]
     said("A problem that goes from", 0.02, 0.1, 1 - 0.98**16, 1 - 0.9**16)
-    said("estimates pass@k from", 16)
 
 
 def six_runs(said):
@@ -313,7 +312,7 @@ def harder(said, longer):
     said("It is the same model three times, but its pass@16 is", *measured)
     spread = measured.max() - measured.min()
     said("This spread is larger than the gap between the two lines at", spread > abs(change))
-    said("(The practised sums have three.)")
+    said("sums of four numbers instead of three, such as")
     said("**Other lengths of training.** After", 80)
     _, low, high = pooled(longer, "grpo", "pass_16")
     assert low < 0 < WORTH_HAVING < high
