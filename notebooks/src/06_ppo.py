@@ -37,7 +37,7 @@ from minirlhf.classroom import FAST, check
 # written one token at a time. REINFORCE (lesson 04) makes one update with a batch of samples, and throws the
 # batch away. **Proximal policy optimisation (PPO)** makes several updates with the same batch.
 #
-# There is a catch. After the first update, the policy is no longer the one that sampled the batch. So PPO
+# But after the first update, the policy is no longer the one that sampled the batch. So PPO
 # distinguishes $\pi_{\text{old}}$, the policy that sampled the batch, and $\pi$, the policy now.
 #
 # Let $y_t$ be a token of a response, and $s_t$ everything before it: the prompt and the tokens written so
@@ -51,8 +51,7 @@ from minirlhf.classroom import FAST, check
 # The **advantage** $A_t$ (lesson 05) says how much better the token was than what $\pi_{\text{old}}$ would write there
 # on average. It is positive for a good token and negative for a bad one.
 #
-# PPO makes good tokens more likely and bad tokens less likely, but only a little with one batch. It uses the
-# ratio twice: as a weight, which corrects for the changed policy (section 2), and to see when a
+# PPO uses the ratio twice: as a weight, which corrects for the changed policy (section 2), and to see when a
 # token has moved far enough (section 3).
 
 # %% [markdown]
@@ -82,12 +81,23 @@ from minirlhf.classroom import FAST, check
 # | *good* after *not* | 0.5 | 0.6 | 1.2 | 0.2 · 1.2 = 0.24 |
 #
 # The new policy writes *not* less often, so it comes to this *good* less often. In 100 responses the old policy
-# writes *not good* 25 times, and the new one 6 times. But with the weight 1.2 the 25 count as 30: five times too
-# many.
+# writes *not good* 25 times, and the new one 6 times. But with the weight 1.2 the 25 count as 30, five times the 6.
 #
 # **Why not take the right weight?** It is the product of the ratios so far. It would be exact but very noisy, because
-# a product of many ratios is often far from 1. PPO takes the single ratio. Its error is small while $\pi$ is near
-# $\pi_{\text{old}}$ (section 7 shows it). So PPO has to stay near it.
+# a product of many ratios is often far from 1. PPO takes the single ratio. The mean of $\sum_t \rho_t A_t$ over the
+# batch is **PPO's estimate** of how much the policy's **true score** has risen: the mean score over all responses that
+# it could write.
+#
+# **The estimate's error is small near the old policy.** At $\pi = \pi_{\text{old}}$ the estimate and the true score have
+# the same gradient (lesson 04). So the error grows with the *square* of the change. In the table, let *good* have the
+# advantage +1, and every other word −1. This is the gain after *not*:
+#
+# | changes | mean advantage, new policy | PPO's estimate: times the old share of *not* | true gain: times the new share | error |
+# |---|---|---|---|---|
+# | as above | 0.6 − 0.4 = 0.2 | 0.5 · 0.2 = 0.1 | 0.1 · 0.2 = 0.02 | 0.08 |
+# | ten times smaller | 0.51 − 0.49 = 0.02 | 0.5 · 0.02 = 0.01 | 0.46 · 0.02 = 0.0092 | 0.0008 |
+#
+# The error is a hundred times smaller. So PPO has to stay near $\pi_{\text{old}}$.
 
 # %% [markdown]
 # ## 3. The clip
@@ -99,8 +109,8 @@ from minirlhf.classroom import FAST, check
 # The usual $\epsilon$ is 0.2. In the code it is `clip_eps`. Then the clip leaves a ratio between 0.8 and 1.2 as it
 # is, and replaces any other by the nearer end.
 #
-# **Predict.** There are six cases. In which of them does the token still get a gradient? Write down
-# *yes* or *no* for each case, then run the cell.
+# **Predict.** In which of these six cases does the token still get a gradient? Write down *yes* or *no* for each case,
+# then run the cell.
 #
 # | | $\rho < 0.8$ | $0.8 \le \rho \le 1.2$ | $\rho > 1.2$ |
 # |---|---|---|---|
@@ -127,12 +137,11 @@ show.clip(eps=0.2)
 #
 # - $A > 0$ and $\rho > 1.2$: the token was good, and it is already much more likely.
 # - $A < 0$ and $\rho < 0.8$: the token was bad, and it is already much less likely.
-#
-# The other four keep their gradient.
 # </details>
 #
 # Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient. A token that loses its gradient in this way
-# is called **clipped**. The **clip fraction** is the share of clipped tokens.
+# is called **clipped**. The **clip fraction** is the share of clipped tokens. A token outside the range that keeps its
+# gradient does not count.
 #
 # The clip does not hold a token at 1.2. It only stops the pushing, once the token is beyond. All tokens share the
 # policy's weights, so the updates of other tokens can still move it on.
@@ -152,7 +161,7 @@ show.clip(eps=0.2)
 # - *Already up* and *already down* have moved far enough in the right direction. The clipped term is the
 #   smaller one, so the token gets no gradient.
 # - *But down* and *but up* have moved in the wrong direction. The first term is the smaller one, so the
-#   token keeps its gradient, and is pushed back. With the clipped term alone it would stay there.
+#   token keeps its gradient, and is pushed back. With the clipped term alone it would not be pushed back.
 #
 # The package's function takes log-probabilities, and gives the same losses:
 
@@ -166,7 +175,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # %% [markdown]
 # ## 4. One step of PPO
 #
-# Which models and which lines make one step? Four models take part:
+# Four models take part in one step:
 #
 # - The **actor** $\pi$ is the policy. It starts as the SFT model (supervised fine-tuning, lesson 03).
 # - The **critic** $V$ predicts, before each token, the sum of the rewards that are still to come. It starts as a
@@ -174,11 +183,12 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # - The **reward model** scores a finished response.
 # - The **reference** $\pi_{\text{ref}}$ is a copy of the actor from before the training.
 #
-# Only actor and critic are trained. A step has five parts. (B, R) means B responses with R token positions.
+# Only actor and critic are trained. A step has five parts. (B, R) means B responses with R token positions: R is the
+# length of the longest.
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
-# R is the length of the longest response. Here (B, R) is `(64, 27)`. A **nat** is the unit of natural logarithms.
+# The picture shows step 4 of another run. A **nat** is the unit of natural logarithms.
 #
 # **1. Sample.** The actor writes a short review (the response) to each of 64 film titles (the prompts). It keeps
 # $\log \pi_{\text{old}}$, the log-probability of each token.
@@ -193,8 +203,8 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # \text{ is the last token}). $$
 #
 # The payment is called the **KL penalty** (KL: Kullback–Leibler), and $\beta$ is the **KL coefficient**. We use 0.5.
-# Lesson 07 compares other values. The difference in brackets is the **log-ratio** of the token. Take a token that the
-# policy gives 40 % and the reference 20 %. Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35.
+# The difference in brackets is the **log-ratio** of the token. The penalty is part of the reward, not a term of the loss.
+# So GAE passes it on to the earlier tokens, which led there.
 #
 # Do not mix up the two ratios. The log-ratio compares with the reference. The importance ratio compares with
 # $\pi_{\text{old}}$, and starts at 1 in each batch.
@@ -292,7 +302,8 @@ def ppo_step(titles):
 # Some lines need a word:
 #
 # - `response_mask` is true at real tokens and false at padding. `real` is that of the minibatch, and
-#   `core.aggregate` takes the mean over these tokens.
+#   `core.aggregate` takes the mean over these tokens. (Lesson 04 summed over each response. For one batch, this
+#   only changes the gradient's length.)
 # - `temperature=0.7` stands wherever log-probabilities are computed, because the tokens were sampled at 0.7.
 # - Under `torch.no_grad()` the rewards and advantages are constants. Only the two losses have gradients.
 # - `with_columns` adds tensors to the batch. Then `batch.select(rows)` takes the rows of a minibatch from all of them.
@@ -313,20 +324,19 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
-# Three small steps are too few to see the score rise. The check is equality.
-#
 # ## 5. One token, all the way
 #
 # What does the step do with a single token? The last digits of your own numbers may differ. So we read a *recorded*
-# batch: the third one of this run. Its response 1 begins *A moving portrait*. Here are these three tokens before the
-# first update. (`kl` is the log-ratio, and `return` the critic's target.)
+# batch: the third one of this run. Responses are numbered from 0, updates from 1. Response 1 begins *A moving portrait*.
+# Here are these three tokens before update 1.
 
 # %%
 recorded = experiments.results("one_batch")  # four responses, read at each update
 before = recorded[(recorded.text == 1) & (recorded.step == 0)].set_index("token")
 columns = ["old_logprob", "ref_logprob", "kl", "reward", "value"]
 columns += ["td_error", "advantage", "return"]
-before[columns].head(3).round(3)
+shown = {"kl": "log-ratio", "return": "target"}
+before[columns].rename(columns=shown).head(3).round(3)
 
 # %% [markdown]
 # Follow *moving* with a calculator:
@@ -339,13 +349,13 @@ before[columns].head(3).round(3)
 # | TD error $\delta_t$ | −0.1391 + 0.4718 − 0.4984 = −0.1657 | `core.gae` |
 # | advantage $A_t$ | −0.166 + 0.95 · 0.638 = 0.440 | `core.gae`, from the end: *portrait* has 0.638 |
 # | critic's target | 0.440 + 0.498 = 0.938 | `core.gae` |
-# | ratio in update 2 | $e^{\log \pi - \log \pi_{\text{old}}}$ = 1.015 | `logprobs`, minus `part.old_logprobs` |
+# | ratio in update 2 | exp(−3.991 + 4.006) = 1.015 | `logprobs`, minus `part.old_logprobs` |
 # | loss in update 2 | −1.015 · 0.440 = −0.447 | `core.ppo_clip`: nothing to clip |
 #
-# The TD error of *moving* is negative. Still it is a good token: what follows goes better than the critic expected, and
-# GAE adds this.
-#
 # This response is first used in update 2. Update 1 has changed the actor, so the ratio is not 1.
+#
+# In update 4 one of the recorded tokens is clipped: *the* at position 12 of response 0, with the advantage 0.2187 and the ratio 1.209. Its
+# loss is −1.2 · 0.2187 = −0.2624, whatever its exact ratio. So its gradient is 0.
 
 # %% [markdown]
 # ## 6. What a run looks like
@@ -355,11 +365,11 @@ before[columns].head(3).round(3)
 #
 # | | section 4 | here |
 # |---|---|---|
-# | learning rate of the actor | 2e-5 in all steps | 1e-4. It starts at a fifth of that, rises for five steps, and then falls towards 0. (That of the critic is three times as high, here and there) |
-# | gradient | as it is | shortened to length 1 if it is longer |
-# | advantages of a batch | as they are | shifted and scaled to mean 0 and variance 1 (**whitening**) |
-# | critic's loss | half the squared difference | clipped, too |
-# | response without an end token (EOS) | no penalty | its score is lowered by 1 |
+# | learning rate of the actor | 2e-5 in all steps | 1e-4. It starts at a fifth of that, rises for five steps, and then falls towards 0 |
+# | gradient | as it is | shortened to length 1 if it is longer: against outliers |
+# | advantages of a batch | as they are | shifted and scaled to mean 0 and variance 1 (**whitening**): a steady scale |
+# | critic's loss | half the squared difference | no gradient once a value has moved by 0.5 towards its target: no sudden jumps |
+# | response without an end token (EOS) | no penalty | its score is lowered by 1: reviews should end |
 
 # %%
 show.curves(
@@ -381,7 +391,7 @@ show.curves(
 # | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a step | at most 9 %. It falls to 0 mainly because the learning rate does |
 # | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
 #
-# Read samples, too. Here is the first one for each of three test films.
+# Read samples, too. Here is the first one for each of three of the 76 test films, which training never sees.
 
 # %%
 tour = experiments.results("tour")
@@ -393,57 +403,10 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # %% [markdown]
 # ## 7. When does the clip matter?
 #
-# **In a small world.** A world of three words (lesson 05) has only 15 possible responses. So the true score of a
-# policy can be *computed*, and compared with PPO's estimate: the mean of $\sum_t \rho_t A_t$ over the batch. We make
-# 60 updates on a **perfect batch**: all 15 responses, weighted with their probabilities, and their exact advantages.
-
-# %%
-world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
-start = world.ref_logits  # a row of logits for each prefix: the old policy
-old = world.logprobs(start)  # (15, 3): of each response, of each token
-
-
-def reuse(rows, weights, advantages, eps):
-    logits, path = start, []
-    for _ in range(61):
-        logits = logits.detach().requires_grad_(True)
-        ratio = (world.logprobs(logits) - old).exp()[rows]  # of each token
-        gain = ratio * advantages
-        held = ratio.clamp(1 - eps, 1 + eps) * advantages  # the clipped term
-        surrogate, true = weights @ gain.sum(1), world.objective(logits)
-        path.append([surrogate.item(), true.item()])
-        (weights @ torch.minimum(gain, held).sum(1)).backward()  # PPO maximises this
-        logits = logits + logits.grad  # plain gradient ascent
-    return (torch.tensor(path) - torch.tensor(path[0])).T  # changes since the start
-
-
-# %%
-values, action_values = world.values(start)  # no critic: exact V and Q of the world
-exact = (action_values - values[:, None])[world.visited, world.response_ids]  # (15, 3)
-everything = torch.arange(15), world.probs(start), exact
-promised, true = reuse(*everything, eps=torch.inf)  # no clip
-promised_clip, true_clip = reuse(*everything, eps=0.2)
-show.lines(
-    {
-        "PPO's estimate, no clip": promised,
-        "true score, no clip": true,
-        "PPO's estimate, clip 0.2": promised_clip,
-        "true score, clip 0.2": true_clip,
-    },
-    xlabel="updates on one batch",
-    ylabel="change",
-)
-
-# %% [markdown]
-# Without the clip the estimate rises by 1.49, and the true score by only 1.21. The error grows with the distance, as
-# section 2 says. With the clip both rise by 0.34. So the clip makes a wrong number of updates nearly harmless, and it
-# costs gain. On small random batches, many updates without it can even do damage ("Going further").
+# We trained PPO again with *eight* epochs on each batch instead of two: with the clip (orange) and without it (green).
+# *As it is* (blue) are runs with two epochs and the clip. The **length** is the mean number of tokens of a response.
 #
-# **In a real run.** We trained PPO again with *eight* epochs on each batch instead of two: with the clip (orange) and
-# without it (green). *As it is* (blue) are runs with two epochs and the clip. The **length** is the mean number of tokens of a response.
-#
-# **Predict.** In which of the six curves will the green runs differ from the others? (The clip fraction counts only
-# tokens whose gradient the clip took.)
+# **Predict.** In which of the six curves will the green runs differ from the others?
 
 # %% tags=["predict"]
 compared = ["as it is", "eight epochs", "eight epochs, no clip"]
@@ -462,13 +425,16 @@ show.curves(
 # - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1. For its first three test films, one
 #   run writes the same review: *A very funny movie.*
 # - Score and gold fall back in between. At the end both look fine again.
-# - The clip fraction is near 0. "No clip" is a range from a millionth to a million here, and a few tokens leave it.
+# - The clip fraction is near 0 ("no clip" is a very wide range).
 #
 # With the clip (orange), eight epochs do not collapse.
 # </details>
 #
 # So with eight epochs the clip decides. With the usual two epochs, we found no clear difference in gold with and
-# without it. At the same KL, more epochs did not give more gold ("Going further").
+# without it.
+#
+# In a small world, a few updates without the clip gain more on average. Many updates on an unlucky batch do damage
+# ("Going further").
 #
 # ## 8. Reading your own run
 #
@@ -500,7 +466,8 @@ show.curves(
 # %% [markdown] tags=["exercise"]
 # **1. The loss** *(medium, 10 minutes)*. Write PPO's loss of each token. `logprobs`,
 # `old_logprobs` and `advantages` have the shape (B, R). `mask` is true at real tokens. Return 0
-# where it is false. *This function goes into your `my_rlhf.py`.*
+# where it is false. *This function goes into your
+# `my_rlhf.py`, the file that collects your functions. In lesson 09 it trains the whole pipeline.*
 #
 # *Hint:* padding can hold NaN, and NaN times 0 is NaN. Replace padding with
 # `torch.where(mask, x, 0.0)` before you compute. The checker compares the gradient, too.
@@ -555,15 +522,15 @@ check.clipped_share(clipped_share)
 # the six cases. In the other two it is flat. Make it fall there:
 #
 # - $A > 0$: to the right of $1+\epsilon$ it falls by $\alpha A$ when the ratio *grows* by 1. The new piece has the
-#   slope $-\alpha A$.
+#   slope $-\alpha A$: it is $(1+\epsilon)A - \alpha A\,(\rho - 1 - \epsilon)$.
 # - $A < 0$: to the left of $1-\epsilon$ it falls by $\alpha |A|$ when the ratio *shrinks* by 1. The new piece has the
 #   slope $+\alpha |A|$.
 #
 # It must not jump at the end of the range. $\alpha$ can be any positive number, also above 1. Return the *loss*.
 # The arguments have the shapes of exercise 1. Return 0 where the mask is false.
 #
-# *Hint:* first draw both panels of section 3's figure on paper, with the new parts. For $A = 1$, which
-# straight line starts at the height $1+\epsilon$ where $\rho = 1+\epsilon$, and has the slope $-\alpha$?
+# *Hint:* first draw both panels of section 3's figure on paper, with the new parts. What is the formula of the new piece
+# for $A < 0$? Which one expression, with the clipped ratio in it, gives both?
 
 
 # %% tags=["exercise"]
@@ -590,8 +557,10 @@ def pull_back_loss(logprobs, old_logprobs, advantages, mask, eps, alpha):
 check.pull_back_loss(pull_back_loss)
 
 # %% [markdown] tags=["exercise"]
-# When your loss passes, use it in the small world of section 7, for 60 updates on its perfect batch. The world's
-# words are *a*, *b* and the full stop.
+# When your loss passes, use it in a small world, where the true score of a policy can be *computed*. The world has
+# three words: *a*, *b* and the full stop that ends a response (lesson 05). A response has at most three words, so 15
+# are possible. We make 60 updates on a **perfect batch**: all 15, weighted with their probabilities, and their exact
+# advantages.
 #
 # The cell draws the largest ratio of a token after each update, for PPO's loss and for yours. **Predict** both
 # curves first. Where does each of them end, above or below 1.2? And which of the two policies has the higher true
@@ -815,32 +784,65 @@ show.microscope(after[place + measures], "ratio", text="all")
 # - *Other tokens:* with the advantage of *er* set to 0 in all four updates, it still falls by 0.05. So about a third of
 #   the fall comes from other tokens, through the shared weights.
 #
-# **Batches with chance in them.** We repeat section 7 with 40 batches of only 4 responses, each time from the old
-# policy. The advantage of a response is its score minus the mean score of the other three.
+# **An unlucky batch.** What happens if one small batch is used 60 times? In the small world of exercise 3, the true
+# score can be computed, and compared with PPO's estimate. We draw 40 batches of 4 responses, each from the old policy.
+# The advantage of a response is its score minus the mean score of the other three.
 
 # %%
-drawing = torch.Generator().manual_seed(0)
-probs = world.probs(start).expand(40, -1)
-paths = {"clip 0.2": [], "no clip": []}
-for rows in torch.multinomial(probs, 4, replacement=True, generator=drawing):
-    scores = world.rewards[rows]
+world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
+start = world.ref_logits  # a row of logits for each prefix: the old policy
+old = world.logprobs(start)  # (15, 3): of each response, of each token
+
+
+# %%
+def reuse(rows, eps):  # changes of PPO's estimate and of the true score, (2, 61)
+    scores, logits, path = world.rewards[rows, None], start, []
     advantages = scores - (scores.sum() - scores) / 3  # the same at each token
-    batch = rows, torch.full((4,), 0.25).double(), advantages[:, None]
-    paths["clip 0.2"].append(reuse(*batch, eps=0.2))
-    paths["no clip"].append(reuse(*batch, eps=torch.inf))
-clip, free = (torch.stack(paths[name]) for name in paths)  # (batch, 2, updates)
-panels = {"clip 0.2": {"clip 0.2": clip[:, 1]}, "no clip": {"no clip": free[:, 1]}}
-show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1.8))
+    for _ in range(61):
+        logits = logits.detach().requires_grad_(True)
+        ratio = (world.logprobs(logits) - old).exp()[rows]  # (4, 3)
+        gain = ratio * advantages
+        held = ratio.clamp(1 - eps, 1 + eps) * advantages  # the clipped term
+        path.append([gain.sum(1).mean().item(), world.objective(logits).item()])
+        torch.minimum(gain, held).sum(1).mean().backward()  # PPO maximises this
+        logits = logits + logits.grad  # plain gradient ascent
+    return (torch.tensor(path) - torch.tensor(path[0])).T
+
 
 # %% [markdown]
-# The line is the mean change of the true score over the 40 batches. The band runs from the worst to the best.
+# **Predict.** The figure shows the batch after which the true score is lowest without the clip. What does PPO believe
+# there, and what is true? Think of both curves, without the clip and with it.
+
+# %% tags=["predict"]
+drawing = torch.Generator().manual_seed(0)
+probs = world.probs(start).expand(40, -1)
+batches = torch.multinomial(probs, 4, replacement=True, generator=drawing)
+free = torch.stack([reuse(rows, eps=torch.inf) for rows in batches])  # (40, 2, 61)
+clip = torch.stack([reuse(rows, eps=0.2) for rows in batches])
+worst = free[:, 1, -1].argmin()
+curves = {
+    "PPO's estimate, no clip": free[worst, 0],
+    "true score, no clip": free[worst, 1],
+    "PPO's estimate, clip 0.2": clip[worst, 0],
+    "true score, clip 0.2": clip[worst, 1],
+}
+show.lines(curves, xlabel="updates on one batch", ylabel="change", reference=0)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
 #
-# - **Without the clip** the policy follows its batch all the way. That is best on average: after 60 updates the
-#   score has risen by 0.82, with the clip by 0.12. But the worst batch is misleading: there it falls by 0.51, with
-#   the clip by 0.09.
-# - **Stopping early** is better than the clip here. After three updates without the clip, the mean is +0.29 and the
-#   worst batch +0.02. But PPO does not see when to stop: on the worst batch its own estimate rises all the way, to
-#   +2.90.
+# Without the clip PPO's estimate rises all the way, to +2.90, while the true score falls by 0.51. With the clip the true
+# score falls by only 0.09.
+#
+# Why is this batch unlucky? The old policy's true score is −0.17. But the four responses have the scores −2.18, −0.86,
+# −0.72 and −0.72. The last two look good beside the others. So the policy learns to write them.
+# </details>
+#
+# - **On average** no clip gains more here: over the 40 batches, the true score rises by 0.82 in 60 updates without the
+#   clip, and by 0.12 with it. On the perfect batch of exercise 3 it rises by 1.21 without the clip (PPO's estimate by
+#   1.49), and by 0.34 with it.
+# - **Stopping early** is better than the clip here. After three updates without it, the mean is +0.29, and the worst
+#   of the 40 batches +0.02. But PPO does not see when to stop: it sees only its estimate.
 #
 # **Epochs or distance?** After the training, we measured gold on four responses to each of the 76 test films of
 # section 6. The table has its mean and its range over three seeds, and the means of KL and length. The last row has two
