@@ -95,9 +95,6 @@ for name, counted in {"with the mask": m, "without": torch.ones_like(m)}.items()
 pd.DataFrame(table).T.round(2)
 
 # %% [markdown]
-# The tool writes its tokens in any case, however likely the policy finds them.
-
-# %% [markdown]
 # ## 2. Taking turns
 #
 # How is such a response sampled? The policy samples token by token until it writes `]`. Then the tool reads
@@ -198,8 +195,8 @@ pd.DataFrame(
 # What remains is $h$.
 #
 # **Can a policy satisfy the equation?** Take two responses with the same call. In the second one the calculator
-# has erred. Let policy and reference be sure how to go on from a result. Then the log-ratio of the
-# rest is 0, and only that of the call is left:
+# has erred. Let policy and reference give the rest probability 1. Then the log-ratio of the rest is 0, and
+# only that of the call is left:
 #
 # | response | reward | the equation demands |
 # |---|---|---|
@@ -207,29 +204,32 @@ pd.DataFrame(
 # | `[47*83]{3981}3986` | 0 | $\beta \log \frac{\pi(\text{call})}{\pi_{\text{ref}}(\text{call})} = 0 - C$ |
 #
 # The left sides are the same number, because the policy chooses the call before it sees the result. So no
-# policy satisfies both lines. But if the tool **always gives the same result to the same call**, there are no two
-# such responses, and the equation holds. So for a calculator without errors, a compiler or a fixed database,
-# masked DPO is exact: its minimum is $\pi^*$, under the conditions of lesson 12.
+# policy satisfies both lines.
+#
+# **If the tool always gives the same result to the same call,** the policy's tokens determine the whole response.
+# So the results can be read as part of the state. The policy may give any probabilities to its responses, and
+# it can satisfy the equation for all of them: this is lesson 12 again. So for a calculator without errors, a
+# compiler or a fixed database, masked DPO is exact: its minimum is $\pi^*$, under the conditions of lesson 12.
 
 # %% [markdown]
 # ## 4. What does DPO leave out if the result is random?
 #
 # A search engine may answer differently tomorrow. Then the right side of section 3's equation lacks a term.
 #
-# **A small world.** The policy acts twice. First it calls a tool. The *fast* tool is right in 80 % of the
-# calls. The *slow* one is always right, but it costs 0.1. The policy sees whether the result is right. Then
-# it passes the result on (reward 1 if right, −1 if wrong) or says *I do not know* (reward 0). The reference
-# tosses a coin for every action. Take $\beta = 0.2$.
+# **A small world.** The policy acts twice. Its first action is the *call*. The *fast* tool is right in 80 % of the
+# calls. The *slow* one is always right, but it costs 0.1. The policy sees whether the result is right. Its
+# **second action** passes the result on (reward 1 if right, −1 if wrong) or says *I do not know* (reward 0). The
+# reference tosses a coin for every action. Take $\beta = 0.2$.
 #
-# **What lesson 13 tells us.** A *situation* is a moment in which the policy acts. Let its *actions* $c$ have
-# the rewards $r(c)$. Then the situation has the *soft value*
+# **What lesson 13 tells us.** A *situation* is a moment in which the policy acts. Let its *actions* $a$ have
+# the rewards $r(a)$. Then the situation has the *soft value*
 #
-# $$ V = \beta \log \sum_c \pi_{\text{ref}}(c)\, e^{r(c)/\beta} . $$
+# $$ V = \beta \log \sum_a \pi_{\text{ref}}(a)\, e^{r(a)/\beta} . $$
 #
 # This is $\beta \log Z$ of lesson 12's section 2, with the situation in the place of the prompt. The best
 # policy satisfies
 #
-# $$ \beta \log \frac{\pi^*(c)}{\pi_{\text{ref}}(c)} = r(c) - V . $$
+# $$ \beta \log \frac{\pi^*(a)}{\pi_{\text{ref}}(a)} = r(a) - V . $$
 #
 # Now we go backwards. *After the result* the rewards and the values are:
 #
@@ -246,8 +246,8 @@ pd.DataFrame(
 # *At the start* the policy chooses between the two tools. Now $Q$ stands where $r$ stood: $V_0 = 0.2
 # \log\big(\tfrac12 e^{0.66/0.2} + \tfrac12 e^{0.76/0.2}\big)$ = 0.72.
 #
-# A response has two actions. $\beta$ times the log-ratio is $Q(\text{tool}) - V_0$ for the first one, and
-# $r - V(\text{result})$ for the second. The sum is
+# Let $h^*(y)$ be the masked log-ratio of $\pi^*$. It has two parts. $\beta$ times the log-ratio is
+# $Q(\text{tool}) - V_0$ for the call, and $r - V(\text{result})$ for the second action. The sum is
 #
 # $$ \beta\, h^*(y) = r(y) - V_0 - \big[ V(\text{result}) - Q(\text{tool}) \big] . $$
 #
@@ -265,17 +265,19 @@ columns = {"Q": q, "right result: V - Q": luck[:, 0], "wrong result: V - Q": luc
 pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 
 # %% [markdown]
-# **Predict.** DPO leaves out the bracket. Which action does it get wrong: the call, or the action after the
-# result?
+# **What does DPO do without the bracket?** Its loss asks for section 3's equation, $\beta h = r - C$. (DPO compares
+# responses, so $C$ cancels and need not be $V_0$.) Take a result of the fast tool. For each second action $a$ this
+# means
 #
-# Its loss asks for section 3's equation, $\beta h = r - C$. Take a result of the fast tool. For each second
-# action $c$ this means
-#
-# $$ \beta \log \frac{\pi(c)}{\pi_{\text{ref}}(c)} = r(c) - a , \qquad a = C + \beta \log
+# $$ \beta \log \frac{\pi(a)}{\pi_{\text{ref}}(a)} = r(a) - k , \qquad k = C + \beta \log
 # \frac{\pi(\text{fast})}{\pi_{\text{ref}}(\text{fast})} . $$
 #
-# So $\pi(c) = \pi_{\text{ref}}(c)\, e^{(r(c) - a)/\beta}$. These probabilities add up to one, and only $a = V$
-# does this. So $V - C$ is left for the call. The two results make two demands:
+# So $\pi(a) = \pi_{\text{ref}}(a)\, e^{r(a)/\beta}\, e^{-k/\beta}$. These probabilities add up to one:
+#
+# $$ 1 = \sum_a \pi_{\text{ref}}(a)\, e^{r(a)/\beta}\, e^{-k/\beta} = e^{V/\beta}\, e^{-k/\beta} ,
+# \quad \text{so } k = V . $$
+#
+# So $V - C$ is left for the call. The two results make two demands:
 #
 # $$ \beta \log \frac{\pi(\text{fast})}{\pi_{\text{ref}}(\text{fast})} = \phantom{-}0.86 - C
 # \quad \text{if the result is right,} $$
@@ -285,18 +287,44 @@ pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 #
 # Again no policy satisfies both, and DPO's minimum is a compromise.
 #
+# **Predict.** Which action does DPO get wrong: the call, or the second action?
+
+# %% tags=["predict"]
+# the minimum of masked DPO's loss over all pairs, beside the best policy; in %
+policies = {"best": world.optimum(beta=0.2), "DPO": world.masked_optimum(beta=0.2)}
+table = {}
+for name, (first, second) in policies.items():
+    call, after = first.exp(), second.exp()  # (tool,) and (tool, result, second action)
+    table[name] = {
+        "call of the fast tool": call[0].item(),
+        "right result: I do not know": after[0, 0, 1].item(),
+        "wrong result: pass it on": after[0, 1, 0].item(),
+    }
+(100 * pd.DataFrame(table)).round(2)
+
+# %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The action after the result. The *call* is nearly right, because the mean of the luck is zero: DPO takes the
-# fast tool with probability 0.376, and the best policy with 0.378. So the luck of each single result is left
-# to the *second action*. After a right result the log-ratios of both actions should be higher, by 0.20 / 0.2 =
-# 1 nat. But two probabilities that add up to 1 cannot both rise. The one near 1 hardly moves, so the small
-# one does: DPO says *I do not know* after 1.9 % of the right results, and the best policy after 0.7 %.
+# The second action. The *call* is nearly right: 37.6 %, and 37.8 % under the best policy. But after a right
+# result DPO says *I do not know* in 1.9 %, and the best policy in 0.7 %. DPO passes on a wrong
+# result in 0.01 %, and the best policy in 0.7 %.
 # </details>
 #
+# **Why the second action?** DPO's equation asks only for the *sum* of both log-ratios. Both results share the
+# call, so the call takes the mean of the two demands. That is $Q - C$, as in $\pi^*$ up to the constant. What is
+# missing for a result is its luck, 0.20 or −0.80. DPO's equation asks for it in *both* second actions. But two probabilities
+# that add up to 1 cannot both rise or both fall. The one near 1 hardly moves. The small one can move, and
+# that hardly changes the sum:
+#
+# | result | the small probability | under $\pi^*$ | DPO's equation asks for the factor | product |
+# |---|---|---|---|---|
+# | right | *I do not know* | 0.67 % | $e^{0.20/0.2}$ = 2.7 | 1.8 % |
+# | wrong | passing on | 0.67 % | $e^{-0.80/0.2}$ = 0.018 | 0.01 % |
+#
 # **What should you do?** GRPO (lesson 11) with the mask does not have this error. The policy gradient is a mean
-# over responses, and it is linear in the reward. So luck is noise with mean zero. DPO's equation has to hold for
-# every single response. "Going further" repairs DPO, and shows a case in which the luck does no harm.
+# over responses, and it is linear in the reward. So luck, whose mean is zero for a given call, is only noise.
+# DPO's equation has to hold for every single response. "Going further" repairs DPO, and shows a case in which
+# the luck does no harm.
 
 # %% [markdown]
 # ## 5. One step of multi-turn DPO
@@ -305,8 +333,19 @@ pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 # new pairs. Three things change: the sampler has a tool, a rule judges, and the sum has the action mask.
 #
 # We run the step with the mask and, as if we had forgotten the tool, without. So our helper `every_logprob`
-# gives the log-probabilities of *all* tokens. (`models.policy_logprobs` gives 0 at the tool's.) Step 4 names the
-# mask, and the sums in step 6 use it.
+# gives the log-probabilities of *all* tokens. (`models.policy_logprobs` gives 0 at the tool's.)
+#
+# A step has P prompts and B responses of at most R tokens. They make K pairs.
+#
+# | part | what it does | what it makes | shape |
+# |---|---|---|---|
+# | **1.** Sample | eight responses to each prompt; the tool writes its own tokens | `batch` | (B, R): responses × tokens |
+# | **2.** Score | the rule says right or wrong | `scores` | (P, 8): prompts × responses |
+# | **3.** Pair | a right and a wrong response to each prompt that has both | `pairs` | (2K, R): K chosen, then K rejected |
+# | **4.** Mask | which tokens count | `own` | (2K, R) |
+# | **5.** Log-probabilities | of every token, under policy and reference | `logprobs`, `ref_logprobs` | (2K, R) |
+# | **6.** Update | sums over the tokens that count | `sums`, `ref_sums` | (K,) chosen and (K,) rejected |
+# | | the loss of lesson 12, and one update of the weights | `losses` | (K,) |
 
 # %%
 train = [p.prompt for p in tasks.calculator.problems("train", 2000, seed=1)]
@@ -319,15 +358,22 @@ generator = torch.Generator().manual_seed(0)
 # %%
 def every_logprob(model, batch):
     """Log-probabilities of all response tokens, the tool's included, (B, R)."""
-    return models.policy_logprobs(
-        model, replace(batch, action_mask=batch.response_mask)
-    )
+    every = replace(batch, action_mask=batch.response_mask)
+    return models.policy_logprobs(model, every)
 
 
 def difference(log_ratio, mask):
     """h(chosen) - h(rejected) from the tokens of a mask, mean over the pairs, nats."""
     chosen, rejected = core.sequence_logprobs(log_ratio, mask).chunk(2)
     return (chosen - rejected).mean().item()
+
+
+def for_figures(losses, scores, log_ratio, pairs):
+    """Means of a step. Whose tokens make the difference of a pair?"""
+    tools = pairs.response_mask & ~pairs.action_mask
+    row = {"loss": losses.mean().item(), "right": scores.mean().item()}
+    row["policy"] = difference(log_ratio, pairs.action_mask)
+    return row | {"tool": difference(log_ratio, tools)}
 
 
 # %%
@@ -346,7 +392,7 @@ def agent_step(index, masked=True):
     rejected = (first + scores.argmin(1))[differ]  # the first wrong one
     # the chosen ones come first; chunk(2) parts them from the rejected ones
     pairs = batch.select(torch.cat([chosen, rejected]))
-    # 4. The mask: which tokens count, (B, R).
+    # 4. The mask: which tokens count, (2K, R).
     own = pairs.action_mask if masked else pairs.response_mask
     # 5. The log-probability of every token. The reference does not learn.
     logprobs = every_logprob(actor, pairs)
@@ -359,19 +405,13 @@ def agent_step(index, masked=True):
     losses.mean().backward()
     optimizer.step()
     optimizer.zero_grad()
-    # Only for the figure: whose tokens make the difference of a pair?
-    ratio = (logprobs - ref_logprobs).detach()
-    tools = pairs.response_mask & ~pairs.action_mask
-    row = {"loss": losses.mean().item(), "right": scores.mean().item()}
-    row["policy"] = difference(ratio, pairs.action_mask)
-    row["tool"] = difference(ratio, tools)
-    return row
+    return for_figures(losses, scores, (logprobs - ref_logprobs).detach(), pairs)
 
 
 # %% [markdown]
-# `train_online` is the package's loop for online DPO, with its settings in an `OnlineConfig`. `DPOFormulas` has
-# the functions that it calls: we give it a sampler with the calculator. `plain` switches the extras off (lesson
-# 12), and `missing_eos_penalty=0.0` a penalty for responses that are cut off. Then the weights are the same:
+# `train_online` is the package's loop for online DPO. `DPOFormulas` gives it a sampler with the calculator. `plain`
+# switches the extras off (lesson 12), and `missing_eos_penalty=0.0` switches off a penalty for responses that
+# are cut off. Then the weights are the same:
 
 # %%
 steps = 2 if FAST else 4  # FAST=1 is for the tests of this page
@@ -438,9 +478,25 @@ show.lines(panels, xlabel="step", ylabel="difference, nats")
 #    nine tenths of the squared norm of the first gradient. Adam's steps are about equally long, however large the
 #    gradient is. What counts is the direction.
 #
-# None of this is special to DPO. Only DPO weights a pair with $\sigma(-\beta\, \Delta h)$ (lesson 12), and the
-# weight falls where the tool separates the pair. But a smaller weight leaves the direction as it is. We repeated
-# the run without the mask, with every weight held at 1/2. Again about half of the answers were right.
+# The next cell measures point 3.
+
+# %%
+vector = torch.nn.utils.parameters_to_vector
+gradients = []
+for masked in (True, False):
+    actor = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(actor.parameters(), lr=1.0)  # subtracts the gradient
+    generator = torch.Generator().manual_seed(0)  # both have the same pairs
+    agent_step(order[0], masked)
+    gradients.append((vector(start.parameters()) - vector(actor.parameters())).detach())
+own, every = gradients
+parts = {"the policy's tokens": own, "the tool's tokens": every - own}
+pd.Series({name: part.square().sum().item() for name, part in parts.items()}).round(1)
+
+# %% [markdown]
+# None of this is special to DPO. DPO has one thing more: its weight $\sigma(-\beta\, \Delta h)$ (lesson 12) falls
+# when the tool separates a pair. That is not the cause: with all weights held at 1/2, again about half of the
+# answers were right.
 
 # %% [markdown]
 # ## 6. Does the mask matter on new problems?
@@ -450,7 +506,8 @@ show.lines(panels, xlabel="step", ylabel="difference, nats")
 #
 # $$ \frac{1}{N G} \sum_{i=1}^{N G} \frac{1}{\sum_t m_{i,t}} \sum_t m_{i,t}\, L_{i,t} . $$
 #
-# Only the policy's tokens have a loss, and only they count in the length $|y_i| = \sum_t m_{i,t}$.
+# As there, $N$ prompts have $G$ responses each, and $L_{i,t}$ is the clipped loss of a token. Only the policy's
+# tokens have a loss, and only they count in the length $|y_i| = \sum_t m_{i,t}$.
 #
 # The tests use *held-out* problems, which are not in the training. The first column is the share of right
 # answers among samples at temperature 1. The second has *greedy* answers: each token is the likeliest one. In
@@ -475,9 +532,6 @@ experiments.shown(runs[runs.variant.isin(methods)], columns)
 # *Greedy answers hide the gap.* DPO has 0.98 with the mask and 0.97 without. A greedy answer takes the
 # likelier choice, and in both cases calling has become the likelier one for nearly every prompt. But with the mask
 # DPO's samples still answer 37 % in the head, and without it 46 %.
-#
-# Do not compare these numbers with those of section 5: here the learning rate decays, and DPO samples new
-# responses only every twelfth step.
 # </details>
 
 # %% [markdown]
@@ -560,11 +614,12 @@ check.turn_log_ratio(turn_log_ratio)
 # $Q = (0.86 - 0.14) / 2$ = 0.36, so a right result is luck of $0.86 - 0.36$ = 0.50.
 # </details>
 #
-# Now the general case. `tool` (A, O) has the probability of each result of each first action,
-# `rewards` (A, O, C) the reward of each whole response, and `ref_second` (A, O, C) the probabilities
-# of the second action under the reference. Return the transition term $V - Q$, (A, O).
+# Now the general case: F first actions (calls), O results (outcomes) of each, S second actions after each.
+# `tool` (F, O) has the probability of each result of each call, `rewards` (F, O, S) the reward of each
+# whole response, and `ref_second` (F, O, S) the probabilities of the second action under the reference.
+# Return the transition term $V - Q$, (F, O).
 #
-# *Hint:* $V = \beta \log \sum_c \pi_{\text{ref}}(c)\, e^{r/\beta}$. Rewards of 300 should not give
+# *Hint:* $V = \beta \log \sum_a \pi_{\text{ref}}(a)\, e^{r/\beta}$. Rewards of 300 should not give
 # infinity: use `logsumexp`.
 
 
@@ -598,18 +653,13 @@ check.luck_of_a_result(luck_of_a_result)
 # under it.
 #
 # *Hint:* write both masks of the eight tokens under each other, the right one and the colleague's.
-#
-# <details><summary>The three tokens</summary>
-#
-# The first `[` and the `7` after the result have no loss. The `{` has a loss, and the tool wrote it. The
-# `[` is the decision to call. It has no loss, so the agent does not learn to call. The loss falls because
-# the policy learns to predict the `{` of the right responses.
-# </details>
 
 
 # %% tags=["exercise"]
 right = {"colleague": [0.31, 0.33, 0.32, 0.32], "right mask": [0.31, 0.42, 0.51, 0.53]}
-show.lines(right, [0, 12, 24, 36], xlabel="step", ylabel="share of right answers")
+colours = ["right mask", "colleague"]  # as in section 5: with the mask, without
+label = "share of right answers"
+show.lines(right, [0, 12, 24, 36], order=colours, xlabel="step", ylabel=label)
 
 
 # %% tags=["exercise"]
@@ -621,6 +671,14 @@ def mask_of(by_policy, response_mask):
 
 # %% tags=["exercise"]
 check.mask_of(mask_of)
+
+# %% [markdown] tags=["exercise"]
+# <details><summary>The three tokens</summary>
+#
+# The first `[` and the `7` after the result have no loss. The `{` has a loss, and the tool wrote it. The
+# `[` is the decision to call. It has no loss, so the agent does not learn to call. The loss falls because
+# the policy learns to predict the `{` of the right responses.
+# </details>
 
 # %% [markdown] tags=["solution"]
 # The mask is shifted by one token, as if it stood at the position that *predicts* the token. The
@@ -731,7 +789,8 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # **How were the runs of section 6 made?** An *iteration* is: sample eight responses to each of 384 problems,
 # make the pairs, take 12 steps on them. A run is three iterations, with $\beta = 0.1$ as in section 5. GRPO
-# samples anew for each step. The test has 16 samples for each of 400 problems.
+# samples anew for each step. The learning rate decays. So do not compare these numbers with those of
+# section 5. The test has 16 samples for each of 400 problems.
 #
 # **Single responses.** We also trained with Kahneman-Tversky optimisation (KTO, lesson 14b). It learns from
 # single responses, labelled right or wrong, and needs the mask as much as DPO: 0.57 of its answers are right
@@ -744,16 +803,16 @@ print("the weights are equal:", models.same_weights(actor, other))
 # **A calculator that errs.** We also have runs in which one call in five gets a wrong result, in
 # training and in the test: one digit is changed, such as `{3981}` for `{3901}`. By section 4, DPO then
 # leaves out a transition term, and GRPO does not. But GRPO's lead over DPO is 0.02 without errors, and
-# again 0.02 with them. The reason: masked DPO gets the *call* nearly right, and the action *after* the
-# result wrong. Here that action cannot depend on the error. Nothing tells the policy that a result is
+# again 0.02 with them. The reason: masked DPO gets the *call* nearly right, and the *second action*
+# wrong. Here the second action cannot depend on the error. Nothing tells the policy that a result is
 # wrong, and it has no *I do not know*. So a random tool does not always hurt DPO.
 #
 # **What do these errors cost?** With the mask they lower right answers from 0.57 to 0.44 (means of the three
 # methods). One wrong result in five explains most of this: 0.57 / 5 = 0.11.
 #
-# **Masked DPO in the world of section 4.** `world.masked_optimum(beta=0.2)` finds the minimum of its loss. After
-# a *wrong* result both second actions should be less likely, by the bad luck, and again the small one moves.
-# Passing a wrong result on falls from 0.7 % to 0.01 %. This error costs less than the one after a right result.
+# **What do DPO's two errors cost in the world of section 4?** Its two second actions are less good than
+# those of $\pi^*$. Saying *I do not know* too often after a right result costs more than passing on a wrong
+# result too seldom.
 #
 # **A repair of masked DPO.** In the world of section 4, subtract the luck from the rewards. Then masked DPO
 # is exact again: it takes the fast tool with 0.378 and passes a wrong result on with 0.7 %. For a real tool
@@ -761,11 +820,15 @@ print("the weights are equal:", models.same_weights(actor, other))
 # *return*: the rewards after it minus the later penalties. Over the tool's results and the later actions,
 # its mean is the $Q$ of the current policy. So the luck averages out.
 #
-# **DPO without the mask, in the world of section 4.** Its loss has two *guesses* of what the tool will
-# write: the policy's and the reference's. Let the reference's guess be perfect: of the fast tool it expects
-# a right result with 80 %. Then the second actions are those of $\pi^*$, and only the first one is wrong. DPO
-# takes the fast tool with probability 0.569, the best policy with 0.378. DPO is an optimist here: its loss
-# also falls when a good *result* gets likelier. So its guess goes from 80 % right results to 99.8 %.
+# **DPO without the mask, in the world of section 4.** Now the policy $\pi$ and the reference also give the
+# *result* a probability, as a guess of what the tool will write. So $h$ has one term more:
+#
+# $$ \log \frac{\pi(\text{result} \mid \text{call})}{\pi_{\text{ref}}(\text{result} \mid \text{call})} . $$
+#
+# Let the reference's guess be perfect: of the fast tool it expects a right result with 80 %. Then the second
+# actions are those of $\pi^*$, and only the call is wrong. DPO calls the fast tool with probability 0.569, and
+# the best policy with 0.378. DPO is an optimist here: its loss also falls when a good *result* gets likelier. So
+# its guess goes from 80 % right results to 99.8 %.
 #
 # **Several calls.** A response with several calls has one transition term for each: the sum of section 4
 # goes on, with $Q$ of a call minus $V$ of the situation before it. Between two actions without a tool in

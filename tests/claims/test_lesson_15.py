@@ -169,7 +169,7 @@ def luck(said, world):
     for answer in ("{3901}3906", "{3981}3986"):  # section 3
         right = tasks.calculator.answer_of(f"[47*83]{answer}") == 47 * 83 + 5
         said(f"| `[47*83]{answer}` |", float(right))
-    said("Then the log-ratio of the rest is", math.log(1 / 1))  # both are sure
+    said("give the rest probability", 1, math.log(1 / 1))
     start, q, values = world.optimal_values(beta=BETA)
     right, wrong = values[0].tolist()
     fast, slow = q.tolist()
@@ -200,24 +200,36 @@ def luck(said, world):
 def policies(said, world):
     best, masked = world.optimum(beta=BETA), world.masked_optimum(beta=BETA)
     calls = [first[0].exp().item() for first, _ in (masked, best)]
-    said("because the mean of the luck is zero: DPO takes the fast tool with probability", *calls)
-    lucky = world.transition_term(beta=BETA)[0, 0].item()
-    said("log-ratios of both actions should be higher, by", lucky, BETA, lucky / BETA)
-    # the mechanism: of the two probabilities after a result, the small one moves
-    passed, unknown = ((p[1][0, 1, 0].exp(), p[1][0, 0, 1].exp()) for p in (best, masked))
-    said("But two probabilities that add up to", 1, 1, max(*passed, *unknown) < 0.02)
-    said("DPO says *I do not know* after", unknown[1], passed[1])
-    said("Passing a wrong result on falls from", passed[0], unknown[0])
+    said("The *call* is nearly right:", *calls)
+    small = {  # of the two probabilities after a result, the smaller one, by policy
+        "right": [p[1][0, 0, 1].exp().item() for p in (best, masked)],
+        "wrong": [p[1][0, 1, 0].exp().item() for p in (best, masked)],
+    }
+    said("result DPO says *I do not know* in", *small["right"][::-1])
+    said("DPO passes on a wrong result in", *small["wrong"][::-1])
+    lucky = world.transition_term(beta=BETA)[0].tolist()
+    said("What is missing for a result is its luck,", *lucky, 1, 1)
+    rows = {"| right | *I do not know* |": "right", "| wrong | passing on |": "wrong"}
+    for (row, result), term in zip(rows.items(), lucky, strict=True):
+        at_best, at_dpo = small[result]
+        factor = math.exp(term / BETA)
+        said(row, at_best, factor, at_best * factor)
+        # "asked for" is nearly what masked DPO has: the other probability hardly moves
+        assert at_dpo == pytest.approx(at_best * factor, rel=0.12)
+    # the call has the mean of the two demands: Q, up to the constant
+    shift = [BETA * (first - world.ref_first.log_softmax(0)) for first, _ in (masked, best)]
+    assert abs((shift[0][0] - shift[0][1]) - (shift[1][0] - shift[1][1])) < 0.005
     lost = []  # with DPO's actions after a right or a wrong result only
     for result in (0, 1):
         one = best[1].clone()
         one[0, result] = masked[1][0, result]
         lost.append(world.objective(*best, beta=BETA) - world.objective(best[0], one, beta=BETA))
-    said("This error costs less than the one after a right", bool(lost[0] > 3 * lost[1]))
+    assert small["right"][1] > small["right"][0] and small["wrong"][1] < small["wrong"][0]
+    said("after a right result costs more than passing on", bool(lost[0] > 3 * lost[1]))
     optimist = world.unmasked_optimum(beta=BETA)
     said("of the fast tool it expects a right result with", RIGHT)
     said(
-        "and only the first one is wrong. DPO takes the fast tool with probability",
+        "and only the call is wrong. DPO calls the fast tool with probability",
         optimist[0][0].exp(),
         calls[1],
         RIGHT,
@@ -241,7 +253,11 @@ def step(said):
         tools = scope["batch"].response_mask & ~scope["batch"].action_mask
         plain = models.policy_logprobs(scope["start"], scope["batch"])[tools]
         every = scope["every_logprob"](scope["start"], scope["batch"])[tools]
-    said("`models.policy_logprobs` gives", 0, 4, 6, (plain == 0).all(), (every < 0).all())
+    said("`models.policy_logprobs` gives", 0, (plain == 0).all(), (every < 0).all())
+    said("| **2.** Score |", SAMPLES)
+    for part in ("3.** Pair", "4.** Mask", "5.** Log-probabilities"):
+        said(f"| **{part} |", 2)
+    said("The next cell measures point", 3)
     said("The first loss is $\\log 2$ =", math.log(2))
     said("The next cell runs", STEPS, STEPS)
     end = {name: [values[m] for m in (False, True)] for name, (values, _) in AT_THE_END.items()}
@@ -250,7 +266,7 @@ def step(said):
     said(
         "Without the mask $\\Delta h$ grows on the tool's tokens", grown[0], 0, 20, *own, -grown[1]
     )
-    said("with every weight held at", 0.5)
+    said("with all weights held at", 0.5)
     said("has less to gain there (point", 2)
 
 
@@ -359,6 +375,12 @@ def run_of_section_5(masked, dpo=core.dpo):
     return rows
 
 
+def cell_with(words):
+    """The source of the lesson's first code cell that has these words."""
+    book = nbformat.read(NOTEBOOKS / "15_an_agent_with_a_tool.ipynb", as_version=4)
+    return next(c.source for c in book.cells if c.cell_type == "code" and words in c.source)
+
+
 def at_the_end(rows, column):
     return sum(row[column] for row in rows[-6:]) / 6
 
@@ -441,14 +463,22 @@ def test_most_of_the_first_gradient_is_the_tools(agent):
         assert low < squared[0] / sum(squared) < high  # the two parts are nearly orthogonal
 
 
+def test_the_cell_of_section_5_measures_the_first_gradient():
+    """It finds the same nine tenths, for the pairs of the lesson's own first step."""
+    scope, threads = scope_of_the_step(), torch.get_num_threads()
+    scope["order"] = list(loops.shuffled_batches(len(scope["train"]), 32, 1, seed=0))
+    exec(cell_with("gradients = []"), scope)
+    torch.set_num_threads(threads)
+    own, tools = (part.square().sum().item() for part in scope["parts"].values())
+    assert 0.87 < tools / (own + tools) < 0.95
+
+
 # ---- the curves of exercise 4
 
 
 def curves_of_exercise_4():
     """The two lists of the lesson's figure, by name."""
-    book = nbformat.read(NOTEBOOKS / "15_an_agent_with_a_tool.ipynb", as_version=4)
-    cell = next(c.source for c in book.cells if '"colleague": [' in c.source)
-    return ast.literal_eval(ast.parse(cell).body[0].value)
+    return ast.literal_eval(ast.parse(cell_with('"colleague": [')).body[0].value)
 
 
 def test_the_right_curve_of_exercise_4_is_recorded():

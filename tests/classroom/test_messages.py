@@ -191,6 +191,16 @@ def test_an_error_that_comes_of_wrong_sizes_says_what_the_sizes_are(function):
     )
 
 
+def test_a_forgotten_keepdim_is_named():
+    def forgot(tool, rewards, ref_second, beta):
+        values = beta * (ref_second.log() + rewards / beta).logsumexp(-1)
+        return values - (tool * values).sum(1)
+
+    message = EXERCISES["luck_of_a_result"](forgot).message
+    assert message.startswith("luck_of_a_result raised RuntimeError: ")
+    assert message.endswith("Keep it as (F, 1): sum over dimension 1 with keepdim=True.")
+
+
 def test_an_error_that_has_nothing_to_do_with_sizes_says_nothing_of_them():
     exercise = made(sizes="There are three rows.")
     assert exercise(lambda x, m, f: x.no_such_name).message.endswith("'no_such_name'")

@@ -121,6 +121,8 @@ luck_of_a_result = Exercise(
             0.5,
         ),
     ),
+    sizes="V has the shape (F, O), and Q one number for each call. "
+    "Keep it as (F, 1): sum over dimension 1 with keepdim=True.",
 )
 
 
