@@ -263,10 +263,10 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 #
 # **Per check, whole responses win**: they give twice as many pairs. **Per pair they do not**: after about 5,000 pairs
 # 0.67 of their answers are right, and 0.69 with Step-DPO. But Step-DPO has then made twice as many updates. Whether
-# steps win with equal pairs *and* equal updates, we did not measure.
+# steps win with equal pairs *and* updates, we did not measure.
 #
-# Lai et al. report that steps win. Their responses are longer. In a long wrong response most steps may be right, and
-# DPO on whole responses pushes them down, too.
+# Lai et al. report that steps win. Their responses are longer. This may be why: most steps of a long wrong response can be
+# right, but DPO on whole responses rejects them all.
 # </details>
 
 # %% [markdown]
@@ -722,8 +722,8 @@ for here, there in zip(mine, log):
 print("the weights are equal:", models.same_weights(actor, trained))
 
 # %% [markdown] tags=["exercise"]
-# **Then predict.** A colleague trains by *imitation*: supervised fine-tuning on the chosen steps of section 2. The figure
-# has the share of right answers and the number of steps in a response, on 200 problems. After ten updates nothing is
+# **Then predict.** A colleague trains by *imitation*: supervised fine-tuning on the chosen steps that section 2 makes. The
+# figure has the share of right answers and the number of steps in a response, on 200 problems. After ten updates nothing is
 # right. *Mended* is the same run without her fault. What is the fault? She then makes the same fault in Step-DPO. Will
 # the curves look the same?
 
