@@ -27,16 +27,16 @@ def responses(policy, tokenizer, prompts, seed):
     return models.decode(tokenizer, drawn)
 
 
-def trained_on_steps(*, append_eos, loss="imitation"):
-    """(share of right answers, written steps of a response) at the steps PROBED.
+def trained_on_steps(*, append_eos, loss="imitation", lr=1e-4, probed=PROBED, count=200):
+    """(share of right answers, written steps of a response of `count`) at the steps `probed`.
 
     loss: imitation, on right steps that the policy wrote in the place of wrong ones; or DPO, on
     these steps and the wrong ones. append_eos: the fault.
     """
     start, tokenizer = models.load_policy("tiny-long-steps")
     actor = copy.deepcopy(start).requires_grad_(True)
-    train, held_out = problems("train", 2000, seed=1), problems("val", 200)
-    optimizer = loops.make_optimizer(actor, loops.OptimiserConfig.plain(lr=1e-4))
+    train, held_out = problems("train", 2000, seed=1), problems("val", count)
+    optimizer = loops.make_optimizer(actor, loops.OptimiserConfig.plain(lr=lr))
     generator = torch.Generator().manual_seed(0)
     ends = models.step_end_ids(start, tokenizer, "=")
     config = loops.StepDPOConfig(
@@ -46,9 +46,9 @@ def trained_on_steps(*, append_eos, loss="imitation"):
         dpo=replace(loops.StepDPOConfig().dpo, max_response=96),
     )
     found = []
-    batches = [*loops.shuffled_batches(len(train), 32, max(PROBED), seed=0), None]
+    batches = [*loops.shuffled_batches(len(train), 32, max(probed), seed=0), None]
     for step, index in enumerate(batches):
-        if step in PROBED:
+        if step in probed:
             texts = responses(actor, tokenizer, held_out, seed=5)
             right = sum(rewards.right_answer(held_out, texts)) / len(texts)
             found.append((right, sum(t.count("=") + 1 for t in texts) / len(texts)))

@@ -3,6 +3,7 @@
 import ast
 import copy
 import math
+import re
 from dataclasses import replace
 
 import nbformat
@@ -18,6 +19,7 @@ from minirlhf.experiments.process_rewards import (
     PROBLEMS,
     ROLLOUTS,
     blamed_by_surprisal,
+    own_errors,
     planted_errors,
     process_rewards_config,
     rule_rows,
@@ -71,6 +73,8 @@ def reward_models():
     return recorded("process_rewards")
 
 
+# exercise 4: updates, problems, right answers before, after, and with a tenth of the learning rate
+IMITATION = (60, 600, 0.667, 0.498, 0.672)
 ASKED_AT_ONCE = 256  # problems of `price`
 
 
@@ -125,7 +129,7 @@ def test_both_fall_first():
     for name in ("step dpo", "whole responses"):
         for seed in range(3):
             run = history.loc[name, seed].right
-            assert run[20] < run[0]
+            assert run[20] < run[0] < run[OWN.steps]
 
 
 def planted_over_chance(name, reward_models):
@@ -239,16 +243,18 @@ def gained(said, steps, price):
     said("| pairs |", pairs, whole)
     costs = (first + again) / pairs, answers / whole
     said("| checks for a pair |", first + again, pairs, costs[0], answers, whole, costs[1])
-    said("whole responses give twice as many pairs", abs(whole / price["pairs"] - 2) < 0.2)
+    assert abs(whole / price["pairs"] - 2) < 0.2
     assert abs(per_step / (price["first"] + price["again"]) - 1) < 0.05
     said("**Both fall first.** After", 20)
     said("**Believe section 3's table, not the ends of the curves.**", ASKED)
     assert TRIES == 16
     history = experiments.results("steps_history").groupby(["variant", "step"]).right.mean()
     ends = history["step dpo", OWN.steps], history["whole responses", OWN.steps // 2]
-    said("the curves are level**: Step-DPO has", *ends, OWN.steps // 2)
+    said("they give twice as many pairs", 5_000, *reversed(ends))
     # at half of its updates the pairs of whole responses are as many as those of Step-DPO
-    assert abs(whole / 2 / price["pairs"] - 1) < 0.15
+    many = OWN.steps * price["pairs"], OWN.steps / 2 * whole
+    assert [round(n, -3) for n in many] == [5_000, 5_000]
+    said("- **At about", 5_000, OWN.steps // 2)
 
 
 def learned(said, start):
@@ -278,7 +284,7 @@ def learned(said, start):
     others = torch.cat([logprobs[:8], logprobs[9:]])
     said("The `0` of `20` has the log-probability", logprobs[8].item())
     said("all other tokens have more than", -0.05, bool((others > -0.05).all()))
-    said("unlikely the `0` was, and", config.steps)
+    said("unlikely the `0` was. Why did", config.steps, DEMONSTRATIONS, len(prompts))
     said("The second step falls to", good[1][1].item())
     said("the two others get more than", 0.9, bool((good[1][::2] > 0.9).all()))
     factor = (reader.head.weight[0] @ reader.backbone.direction).item()
@@ -289,13 +295,29 @@ def learned(said, start):
 
 
 def labels(said):
+    first, second = counts_of_section_4()
+    tried = 64
+    share = first[1] / tried
+    right = rewards.right_answer(["4*5+13+3-8="], ["28"]) == [1]
+    said("After `4*5+13+3-8=20+13+3-8=33+3-8=`,", first[1], tried, 28, right)
+    said("the step `33+3-8=` is", share, share)
     said("The *hard* label is", 1, 0)
     said("left to continue: its label is", 1, 0)
     said("The mean hard label is", 1 - 0.9**8, 1, 1 - 0.9**64 > 0.99)
-    said("the label falls from above", 0.9, 0)
-    said("reaches the right answer,", 28, rewards.right_answer(["4*5+13+3-8="], ["28"]) == [1])
+    said("the label falls from above", 0.9, 0, min(first[:2]) > 0.9 * tried, first[2:] == [0, 0])
+    said("reaches the right answer,", 28, right)
     # those of the committed page; other draws stay below 0.35, see the test of the labels
-    said("the labels are low *from the start*, between", 0.08, 0.2)
+    low, high = min(second[:-1]) / tried, max(second[:-1]) / tried
+    said("the labels are low *from the start*, between", low, high)
+
+
+def counts_of_section_4():
+    """How many of 64 continuations were right after each step, as exercise 1's solution has it."""
+    solutions = nbformat.read(NOTEBOOKS / "solutions" / "15b_feedback_on_steps.ipynb", as_version=4)
+    (cell,) = (c for c in solutions.cells if "how many of 64 continuations" in c.source)
+    (line,) = (x for x in cell.source.splitlines() if x.startswith("right = "))
+    rows = ast.literal_eval(line.removeprefix("right = ").replace("nan", "None"))
+    return [[n for n in row if n is not None] for row in rows]
 
 
 def scores(said):
@@ -334,7 +356,7 @@ def judged(said, start, reward_models):
     better = [name for name in (*MODELS, HEAD) if (of_min[name] > blind).all()]
     assert better == ["soft labels", "outcomes at every step"]
     said(
-        "*min* does better than blind on every seed",
+        "two of them beat it on every seed:",
         trained.best_min[better[1]],
         trained.best_min[better[0]],
     )
@@ -415,15 +437,25 @@ def finding(said, start, reward_models, policy, trained, readers):
     assert len(found) == 6
     said("The six models with the text alone find", found.min().min(), found.max().max())
     said("A random step finds", policy.chance_own, policy.chance_planted)
-    said("The policy had", DEMONSTRATIONS)
     said("We labelled", reward_models.own_cases.iloc[0], ROLLOUTS)
     said("more than three of four responses", policy.labels_fall > 0.75, policy.labels_half)
-    said("This costs", ROLLOUTS)
+    own = missed_by_surprisal(*start)
+    said("mostly stands in a *later* step", sum(d > 0 for d in own) > 0.8 * len(own))
     # the policy believes the wrong step of section 4: it writes it again and again
     asked = [faults_15b.problems("test", 6)[4]] * TRIES
     texts = models.decode(start[1], models.sample_text(*start, asked, config=SAMPLING, seed=3)[0])
     assert sum(text.endswith("=20-19=11") for text in texts) > TRIES / 2
     said("From the text alone,", 12_700, 100)
+
+
+def missed_by_surprisal(policy, tokenizer):
+    """Blamed step minus first wrong step, where the least likely token blames another step."""
+    prompts = faults_15b.problems("test", 400)
+    texts = faults_15b.responses(policy, tokenizer, prompts, seed=9)
+    cases = own_errors(prompts, texts, seed=0)
+    assert len(cases) > 100
+    blamed = blamed_by_surprisal(policy, tokenizer, cases)
+    return [x - y for x, y in zip(blamed, cases["step"], strict=True) if x != y]
 
 
 def further(said, reward_models):
@@ -438,31 +470,75 @@ def further(said, reward_models):
 
 def exercises(said):
     changes(said)
+    worked_pairs(said)
+    alternatives(said)
+    again = 35  # see `gained`
+    said("the tries are only", again, 254 + again)
+    count = faults_15b.trained_on_steps.__kwdefaults__["count"]
+    said("the number of steps in a response, on", count)
+    mended = curves_of_exercise_4()[0]["mended"]
+    said("*The mended run* ends below its start, too:", mended[-1], mended[0], *IMITATION)
     said("Return the pairs, whole numbers (B,", 2)
     said("Both count from", 0, -1, -1)
     said("Return the change that each step makes, (B, S), with", 0)
     said("NaN times", 0)
     said("he writes", -100)
     said("A label is", -100, 0, 1, 0)
-    said("Print `good` for the labels", -100, 0, 0.25, 1)
+    said("there are four kinds of labels:", -100, 0, 1, 0, 1)
+
+
+def alternatives(said):
+    """The rows of exercise 6, made from its record."""
+    record = ast.literal_eval(code_of('"alternatives"').body[0].value)
+    taken, rows = [], []
+    for step in record["steps"]:
+        made = ["=".join([*taken, text]) for text in step["alternatives"]]
+        rows += zip(made, step["ratings"], strict=True)
+        taken.append(step["alternatives"][step["taken"]])
+    for text, rating in rows:
+        said(f"| `{text}` |", rating)
+    said("That makes", len(rows))
+    whole = "=".join(taken)
+    said(f"*Three rows are right, too*: `{whole}`", 1, 1, 1, all(r for x, r in rows if x in whole))
+    often = sum(text.split("=")[0] == taken[0] for text, _ in rows)
+    said("counts more often in the loss. With", 1, len(rows), often)
+
+
+def worked_pairs(said):
+    """The example of exercise 2 is what the solution returns."""
+    prose = [p.text for p in said.paragraphs if re.match(r"\| `\[[TF]", p.text)]
+    rows = [re.findall(r"\[[^]]*\]", text) for text in prose]
+    flags = {"T": True, "F": False}
+    right = torch.tensor([eval(row[0], flags) for row in rows])
+    (given,) = (p.text for p in said.paragraphs if p.text.startswith("*Example* with `count`"))
+    places = int((~right).any(1).sum())
+    said("*Example* with `count`", 2, len(rows), places, 2 * places)
+    tries = torch.tensor(eval(re.search(r"`(\[.*?\])`", given)[1], flags))
+    assert [x for row in rows if len(row) == 3 for x in eval(row[1], flags)] == tries.tolist()
+    pairs = check.pairs_of.reference(right, torch.ones_like(right), tries, 2)
+    assert pairs.tolist() == [ast.literal_eval(row[-1]) for row in rows]
 
 
 def changes(said):
     """The solution of exercise 1, with the labels of the committed page."""
-    chances = torch.tensor([[60, 59, 0, 0, 0, 0], [9, 5, 13, 8, 11, 0]]) / 64
-    mask = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])
-    first, second = check.progress_of_steps.reference(chances, torch.tensor([57, 10]) / 64, mask)
+    counts, tried = counts_of_section_4(), 64
+    padded = torch.tensor([row + [0] * (6 - len(row)) for row in counts])
+    chances, mask = (
+        padded / tried,
+        torch.tensor([[True] * len(counts[0]) + [False] * 2, [True] * 6]),
+    )
+    first, second = check.progress_of_steps.reference(chances, torch.tensor([57, 10]) / tried, mask)
     said("Before the first step,", 57, 64, 10, 64)
-    said("The changes of the second response are", *second)
-    tried = 64
-    low, high, last = chances[1, 1].item(), chances[1, 2].item(), chances[1, 4].item()
+    said("The changes of the second response are", *second, second.argmin() == 5)
+    low, high, last = (chances[1, k].item() for k in (2, 3, 4))
     error = {p: math.sqrt(p * (1 - p) / tried) for p in (low, high, last)}
     said("The label before it is", tried * last, tried, last, error[last])
     said("more than three times its standard error", -second[5] / error[last] > 3)
     change = math.hypot(error[low], error[high])
+    largest = second[:5].abs().max().item()
     said("The largest of them,", high - low, tried * low, tried, tried * high, tried)
-    said("The standard errors are", error[low], error[high], change)
-    said("one that is twice its standard error", 2 <= (high - low) / change < 2.5)
+    said("The standard errors are", error[low], error[high], change, high - low == largest)
+    said("about twice its standard error", 2 <= (high - low) / change < 2.5)
     solutions = NOTEBOOKS / "solutions" / "15b_feedback_on_steps.ipynb"
     answer = Said(nbformat.read(solutions, as_version=4).cells)
     answer(
@@ -483,14 +559,20 @@ def test_a_right_answer_to_exercise_4_agrees_with_section_2(monkeypatch, capsys)
         return row["loss"], row["checks"]
 
     book = nbformat.read(NOTEBOOKS / "15b_feedback_on_steps.ipynb", as_version=4)
-    for cell in (c for c in book.cells if c.cell_type == "code"):
-        if "experiments.results" in cell.source:
-            continue  # a table of a record
+    skipped, above = 0, ""
+    for cell in book.cells:
+        above, before = cell.source, above
+        if cell.cell_type != "code" or "experiments.results" in cell.source:
+            continue  # a text, or a table of a record
+        if "skip this cell" in before:
+            skipped += 1
+            continue
         exec(cell.source, names)
         if "def my_step" in cell.source:
             names["my_step"] = my_step
         if "mine = " in cell.source:
             break
+    assert skipped == 1
     assert len(names["mine"]) == len(names["log"]) == 2
     assert names["mine"] == [(row["loss"], row["checks"]) for row in names["log"]]
     assert "the weights are equal: True" in capsys.readouterr().out
@@ -509,6 +591,17 @@ def test_the_curves_of_exercise_4_are_those_of_imitation(name):
     # another processor may sample another token somewhere
     assert found[0] == pytest.approx(right, abs=0.05)
     assert found[1] == pytest.approx(written, abs=0.2)
+
+
+@pytest.mark.slow
+def test_the_mended_run_of_exercise_4_falls_by_its_learning_rate():
+    _, problems, before, falls_to, stays_at = IMITATION
+    for lr, after in ((1e-4, falls_to), (1e-5, stays_at)):
+        right, _ = faults_15b.trained_on_steps(
+            append_eos=False, lr=lr, probed=(0, 60), count=problems
+        )
+        # another processor may sample another token somewhere
+        assert right == pytest.approx([before, after], abs=0.03)
 
 
 @pytest.mark.slow

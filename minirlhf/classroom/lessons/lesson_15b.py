@@ -238,10 +238,10 @@ loss_of_labelled_steps = Exercise(
         "a step without a label counts as wrong. It has no loss.": lambda z, y, m: torch.where(
             m, _entropy(z.nan_to_num(), y.nan_to_num().clamp(min=0)), 0.0
         ),
-        "labels are rounded to 0 or 1. A soft label such as 0.25 stays as it is.": (
+        "labels are rounded to 0 or 1. A label between 0 and 1, such as 0.25, stays as it is.": (
             lambda z, y, m: _labelled(z, torch.where(y > 0, y.round(), y), m)
         ),
-        "a label above 0 was made 1. A soft label such as 0.25 stays as it is.": (
+        "a label above 0 was made 1. A label between 0 and 1, such as 0.25, stays as it is.": (
             lambda z, y, m: _labelled(z, torch.where(y > 0, 1.0, y), m)
         ),
         "the term of (1 - y) is missing.": lambda z, y, m: torch.where(
