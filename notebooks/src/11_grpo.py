@@ -337,14 +337,17 @@ show.lines(runs, ylim=(2, 4), **labels)
 # Why does GRPO divide by $\sigma$? So that scores of any scale give equally large advantages. But then some prompts
 # count for more.
 #
-# Leave the division out first. If $c$ of $G$ responses are right, the right ones are pushed up by $c\,(G-c)/G$ in
-# total, and the wrong ones down by as much. This is $(G-1)\,\sigma^2$. So before the division a group pulls in
-# proportion to $\sigma^2$, and after it to $\sigma$.
+# Leave the division out first. If $c$ of $G$ responses are right, each right one has the advantage $1 - c/G$. All
+# right ones together have $c\,(G-c)/G$. We call this the **pull** of the group. The squared deviations of all $G$
+# scores sum to the same number, so it is also $(G-1)\,\sigma^2$. Now divide by $\sigma$: the pull becomes
+# $(G-1)\,\sigma$.
 #
 # How many times as large does the division make the pull of a prompt? This is the **factor of the prompt**: the mean of
-# $\sigma$ over all its groups, divided by the mean of $\sigma^2$. Let $p$ be the chance of a right response.
+# $\sigma$ over all groups that one could sample, divided by the mean of $\sigma^2$. Let $p$ be the chance of a right
+# response. We take groups of 16.
 #
-# **Predict.** Which prompts count for more after the division: hard ones (small $p$), middling ones or easy ones?
+# **Predict.** Whose share of the gradient grows by the division: that of hard prompts (small $p$), of middling
+# ones or of easy ones?
 
 # %% tags=["predict"]
 c = torch.arange(17, dtype=torch.float64)  # right answers in a group of 16
@@ -362,7 +365,11 @@ show.lines({"factor": factor}, p, ylim=(0, 4.2), **labels)
 # Very hard and very easy ones. At $p$ = 2 % and at 98 % the factor is 3.7, at 50 % only 2.0.
 # </details>
 #
-# Why? Take groups of 16 and a hard prompt, $p$ = 2 %:
+# Only the ratio of two factors counts. So beside a prompt with $p$ = 50 %, a hard one with 2 % weighs 3.7 / 2.0 = 1.9
+# times as much as without the division. It still pulls less, because most of its groups have no right answer: the
+# mean of $\sigma$ is 0.07, and 0.50 at $p$ = 50 %.
+#
+# Why does its share grow? Here are its groups:
 #
 # | right answers | probability | $\sigma$ | probability × $\sigma^2$ | probability × $\sigma$ |
 # |---|---|---|---|---|
@@ -462,9 +469,9 @@ show.lines(passed, range(1, 17), xlabel="k", ylabel="pass@k")
 # own (the *bootstrap*). Draw 400 of the changes with replacement: some come twice, others not at all. Take their mean.
 # Repeat this many times. The middle 95 % of the means are the **95 % interval**.
 #
-# So the interval is about other problems, with the same three training runs. Question 2 looks at each run.
+# So the interval is about other problems, with the same three training runs. The second step below looks at each run.
 #
-# Choose before you look which rise of pass@16 is worth having. Ours is 0.05. Then go through three questions:
+# Choose before you look which rise of pass@16 is worth having. Ours is 0.05. Then go through three steps:
 #
 # 1. Does the pooled interval of pass@1 lie above 0? If not, the verdict is **no gain**.
 # 2. Does the interval of pass@16 lie above 0 for one seed, and below 0 for another? Then the verdict is
@@ -501,8 +508,8 @@ show.bars(changes, reference=lines, label="change", horizontal=True)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# **Sharpening.** Question 1: the pooled interval of pass@1 lies above 0. Question 2: the interval of seed 2 lies
-# wholly below 0. But no interval of pass@16 lies above 0, so nothing contradicts it. Question 3: the pooled
+# **Sharpening.** First step: the pooled interval of pass@1 lies above 0. Second step: the interval of seed 2 lies
+# wholly below 0. But no interval of pass@16 lies above 0, so nothing contradicts it. Third step: the pooled
 # interval of pass@16, from −0.07 to 0.01, contains 0, but not 0.05.
 # </details>
 

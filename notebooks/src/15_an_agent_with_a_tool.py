@@ -323,8 +323,8 @@ for name, (first, second) in policies.items():
 #
 # **What should you do?** GRPO (lesson 11) with the mask does not have this error. The policy gradient is a mean
 # over responses, and it is linear in the reward. So luck, whose mean is zero for a given call, is only noise.
-# DPO's equation has to hold for every single response. "Going further" repairs DPO, and shows a case in which
-# the luck does no harm.
+# DPO's equation has to hold for every single response. "Going further" repairs DPO. It also
+# has a case in which luck does no harm: a calculator that errs, whose errors the policy cannot see.
 
 # %% [markdown]
 # ## 5. One step of multi-turn DPO
@@ -502,7 +502,7 @@ pd.Series({name: part.square().sum().item() for name, part in parts.items()}).ro
 # ## 6. Does the mask matter on new problems?
 #
 # `minirlhf experiment multi_turn` has trained tiny-agent with DPO and with GRPO, with the mask and without,
-# on three seeds. In GRPO the mask enters the loss of lesson 11 in two places:
+# on three seeds. (These runs use other settings than section 5, so do not compare their numbers.) In GRPO the mask enters the loss of lesson 11 in two places:
 #
 # $$ \frac{1}{N G} \sum_{i=1}^{N G} \frac{1}{\sum_t m_{i,t}} \sum_t m_{i,t}\, L_{i,t} . $$
 #

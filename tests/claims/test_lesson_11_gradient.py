@@ -219,7 +219,7 @@ def factors(said):
     sides = (0.02, factor(0.02, 16)), (0.98, factor(0.98, 16))
     assert sides[0][1] == pytest.approx(sides[1][1])
     said("Very hard and very easy ones. At $p$ =", 0.02, 0.98, sides[0][1], 0.5, factor(0.5, 16))
-    said("Why? Take groups of", 16, 0.02)
+    said("We take groups of", 16)
     chances = [math.comb(16, c) * 0.02**c * 0.98 ** (16 - c) for c in range(17)]
     sigmas = [deviation(c, 16) for c in range(17)]
     rows = [(x, s, x * s**2, x * s) for x, s in zip(chances, sigmas, strict=True)]
@@ -229,6 +229,10 @@ def factors(said):
     said("| sum of all |", squared, plain)
     said("The factor is", plain, squared, plain / squared, units_agree(0.02, 16))
     said("Most of the pull comes from groups with one right answer", rows[1][3] > plain / 2)
+    middling = sum(math.comb(16, c) / 2**16 * deviation(c, 16) for c in range(17))
+    hard, other = factor(0.02, 16), factor(0.5, 16)
+    said("Only the ratio of two factors counts", 0.5, 0.02, hard, other, hard / other)
+    said("It still pulls less", plain, middling, 0.5)
     half = [math.comb(16, c) / 2**16 * (abs(deviation(c, 16) - 0.5) < 0.05) for c in range(17)]
     said("so dividing by it changes much. At $p$ =", 0.5, sum(half) > 0.9, 0.5)
     longest = experiments.group_config("arithmetic", "dr-grpo").sampling.max_new_tokens

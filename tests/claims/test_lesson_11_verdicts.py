@@ -302,12 +302,12 @@ def harder(said, longer):
     assert (RULE[cases[end]], RULE[cases["grpo"]]) == ("sharpening", "undecided")
     assert cases["grpo"] == 5  # not because seeds contradict each other
     said("the pooled interval of pass@1 lies above", 0, pooled(longer, end, "pass_1")[1] > 0)
-    said("Question 2: the interval of seed", 2, 0, gain(longer, end, 2)[2] < 0)
+    said("Second step: the interval of seed", 2, 0, gain(longer, end, 2)[2] < 0)
     no_seed = all(gain(longer, end, s)[1] <= 0 for s in SEEDS)
     said("But no interval of pass@16 lies above", 0, no_seed)
     change, low, high = pooled(longer, end, "pass_16")
     assert low < 0 < high < WORTH_HAVING
-    said("Question 3: the pooled interval of pass@16, from", low, high, 0, WORTH_HAVING)
+    said("Third step: the pooled interval of pass@16, from", low, high, 0, WORTH_HAVING)
     measured = column(longer, start, "pass_16")
     said("It is the same model three times, but its pass@16 is", *measured)
     spread = measured.max() - measured.min()

@@ -249,8 +249,9 @@ def gained(said, steps, price):
     said("**Believe section 3's table, not the ends of the curves.**", ASKED)
     assert TRIES == 16
     history = experiments.results("steps_history").groupby(["variant", "step"]).right.mean()
-    ends = history["step dpo", OWN.steps], history["whole responses", OWN.steps // 2]
-    said("they give twice as many pairs", 5_000, *reversed(ends))
+    said("they give twice as many pairs", 5_000, history["whole responses", OWN.steps // 2])
+    assert abs(mean.pass_1["step dpo"] - history["whole responses", OWN.steps // 2]) < 0.01
+    said("For whole responses this is after", OWN.steps // 2, OWN.steps)
     # at half of its updates the pairs of whole responses are as many as those of Step-DPO
     many = OWN.steps * price["pairs"], OWN.steps / 2 * whole
     assert [round(n, -3) for n in many] == [5_000, 5_000]
@@ -426,6 +427,7 @@ def finding(said, start, reward_models, policy, trained, readers):
     said("**From the text alone it hardly does.**", 12_700, *text_alone, 1_000, more.own)
     assert (reward_models.labels[HEAD] == reward_models.labels[READERS[1]]).all()
     said("**The policy knew most of it.**", policy.own)
+    said("12,700 checks taught little. The", policy.own, 100, few.own, 1_000, more.own)
     said("that read log-probabilities find", few.planted, 100, more.planted, 1_000)
     said("The least likely token finds", policy.planted)
     cases = planted_errors(tasks.arithmetic.problems("test", ASKED // 2, levels=LEVELS))
@@ -445,7 +447,7 @@ def finding(said, start, reward_models, policy, trained, readers):
     asked = [faults_15b.problems("test", 6)[4]] * TRIES
     texts = models.decode(start[1], models.sample_text(*start, asked, config=SAMPLING, seed=3)[0])
     assert sum(text.endswith("=20-19=11") for text in texts) > TRIES / 2
-    said("From the text alone,", 12_700, 100)
+    said("- A reward model must be able", 12_700)
 
 
 def missed_by_surprisal(policy, tokenizer):
