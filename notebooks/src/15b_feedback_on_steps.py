@@ -769,7 +769,7 @@ show.lines(panels, range(0, 11, 2), xlabel="update")
 
 
 # %% tags=["exercise"]
-table = {
+measured = {
     "colleague": [0.97, 0.98, 0.89],
     "mended": [0.97, 0.95, 0.22],
 }
@@ -778,7 +778,7 @@ index += [
     "mean sigma(z), held out: right steps",
     "mean sigma(z), held out: wrong steps",
 ]
-pd.DataFrame(table, index=index)
+pd.DataFrame(measured, index=index)
 
 
 # %% tags=["exercise"]
