@@ -354,8 +354,8 @@ before[columns].rename(columns=shown).head(3).round(3)
 #
 # This response is first used in update 2. Update 1 has changed the actor, so the ratio is not 1.
 #
-# In update 4 one of the recorded tokens is clipped: *the* at position 12 of response 0, with the advantage 0.2187 and the ratio 1.209. Its
-# loss is −1.2 · 0.2187 = −0.2624, whatever its exact ratio. So its gradient is 0.
+# One of the tokens that update 4 uses is clipped: *the* at position 12 of response 0, with the advantage 0.2187 and
+# the ratio 1.209. Its loss is −1.2 · 0.2187 = −0.2624, whatever its exact ratio. So its gradient is 0.
 
 # %% [markdown]
 # ## 6. What a run looks like
@@ -366,6 +366,7 @@ before[columns].rename(columns=shown).head(3).round(3)
 # | | section 4 | here |
 # |---|---|---|
 # | learning rate of the actor | 2e-5 in all steps | 1e-4. It starts at a fifth of that, rises for five steps, and then falls towards 0 |
+# | learning rate of the critic | 6e-5 in all steps | 3e-4, which rises and falls in the same way |
 # | gradient | as it is | shortened to length 1 if it is longer: against outliers |
 # | advantages of a batch | as they are | shifted and scaled to mean 0 and variance 1 (**whitening**): a steady scale |
 # | critic's loss | half the squared difference | no gradient once a value has moved by 0.5 towards its target: no sudden jumps |
@@ -433,8 +434,8 @@ show.curves(
 # So with eight epochs the clip decides. With the usual two epochs, we found no clear difference in gold with and
 # without it.
 #
-# In a small world, a few updates without the clip gain more on average. Many updates on an unlucky batch do damage
-# ("Going further").
+# In a small world, updates on one batch gain more on average without the clip, few or many. But on an unlucky batch
+# many do damage ("Going further").
 #
 # ## 8. Reading your own run
 #
@@ -835,7 +836,9 @@ show.lines(curves, xlabel="updates on one batch", ylabel="change", reference=0)
 # score falls by only 0.09.
 #
 # Why is this batch unlucky? The old policy's true score is −0.17. But the four responses have the scores −2.18, −0.86,
-# −0.72 and −0.72. The last two look good beside the others. So the policy learns to write them.
+# −0.72 and −0.72. So their advantages are −1.41, +0.35, +0.53 and +0.53. The last three look good beside −2.18, but
+# they, too, are worse than the mean of the old policy. The last two are the same response. The policy learns to
+# write it: without the clip, its probability rises from 0.03 to 0.95.
 # </details>
 #
 # - **On average** no clip gains more here: over the 40 batches, the true score rises by 0.82 in 60 updates without the
@@ -868,9 +871,9 @@ final.loc[settings].round(2)
 # The policy gives them 0.4 and 0.6, the reference 0.2 and 0.8. Then the mean log-ratio is
 # 0.4 ln 2 + 0.6 ln 0.75 = 0.277 − 0.173 = 0.10.
 #
-# **What else gets out of date.** The single ratio is one approximation (section 2). The advantages are another: they
-# compare a token with what $\pi_{\text{old}}$ would write. Lesson 11 has a method between the single ratio and the
-# product (GSPO).
+# **Where the estimate errs.** With the product of the ratios and exact advantages, PPO's estimate would be right on
+# average, however far the policy has moved. But PPO takes the single ratio (section 2), and its advantages are
+# estimates, because the critic errs. Lesson 11b explains a method that takes one ratio for the whole response (GSPO).
 #
 # **What `train_ppo` adds to the loop of section 4:**
 #

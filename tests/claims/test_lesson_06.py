@@ -186,6 +186,21 @@ def test_the_runs_of_section_6_have_the_default_settings_and_section_4_has_the_p
     assert plain.value_clip_eps is None and plain.missing_eos_penalty == 0
     same = {"kl", "epochs", "clip_eps", "gamma", "lam", "batch_size", "minibatch_size", "sampling"}
     assert all(getattr(config, name) == getattr(plain, name) for name in same)
+    for other, usual in ((plain.actor, config.actor), (plain.critic, config.critic)):
+        told = {"lr", "schedule", "max_grad_norm"}  # in the table
+        assert {name for name in vars(usual) if vars(usual)[name] != vars(other)[name]} == told
+
+
+def test_the_first_update_moves_every_weight_by_the_full_rate():
+    config = one_batch_config({"seed": 0}).actor
+    before = torch.tensor([0.0, 0.5, -0.5, 2.0, -2.0], dtype=torch.double)
+    weights = torch.nn.Parameter(before.clone())
+    optimizer = loops.make_optimizer(torch.nn.ParameterList([weights]), config)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    weights.grad = torch.tensor([1e-3, -1e-2, 0.1, -1.0, 10.0], dtype=torch.double)
+    optimizer.step()
+    moved = weights.detach() - before
+    torch.testing.assert_close(moved, -config.lr * weights.grad.sign(), rtol=1e-4, atol=0)
 
 
 LATE = 19  # a step of section 6 with about the learning rate of section 4
@@ -323,6 +338,22 @@ def not_good(scale):
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_with_the_product_of_ratios_and_exact_advantages_the_estimate_has_no_error(seed):
+    world = core.World.random(3, 3, seed=seed)
+    start, mask, probs = world.ref_logits, world.response_mask, world.probs(world.ref_logits)
+    values, action_values = world.values(start)
+    exact = (action_values - values[:, None])[world.visited, world.response_ids]
+    exact = torch.where(mask, exact, 0.0)
+    far = start + 2 * torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
+    log_ratio = torch.where(mask, world.logprobs(far) - world.logprobs(start), 0.0)
+    true = world.objective(far) - world.objective(start)
+    product, single = (
+        probs @ (weight.exp() * exact).sum(1) for weight in (log_ratio.cumsum(1), log_ratio)
+    )
+    assert torch.isclose(product, true) and (single - true).abs() > 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_at_the_old_policy_the_estimate_has_the_gradient_of_the_true_score(seed):
     """So ten times smaller changes leave about a hundred times smaller errors."""
     world = core.World.random(3, 3, seed=seed)
@@ -392,6 +423,17 @@ def walks(count, *, updates=60):
         paths.append(torch.stack(path, 1) - WORLD.objective(WORLD.ref_logits))
         estimates.append(torch.stack(estimate, 1) - estimate[0][:, None])
     return *paths, *estimates
+
+
+def learned(rows, advantages, updates):
+    """The probability of the last response of a batch, before and after updates without the clip."""
+    old, logits = WORLD.logprobs(WORLD.ref_logits), WORLD.ref_logits
+    for _ in range(updates):
+        logits = logits.detach().requires_grad_(True)
+        ratio = (WORLD.logprobs(logits) - old).exp()[rows]
+        (ratio * advantages[:, None]).sum(1).mean().backward()
+        logits = logits + logits.grad
+    return WORLD.probs(WORLD.ref_logits)[rows[-1]].item(), WORLD.probs(logits)[rows[-1]].item()
 
 
 @pytest.fixture(scope="module")
@@ -690,7 +732,8 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("This response is first used in update", first_use, 1, token.ratio[0])
         (the,) = recorded[recorded.clipped & recorded.used & (recorded.step == 3)].itertuples()
         assert (the.token, the.text) == (" the", 0) and the.advantage > 0
-        said("In update", the.step + 1, the.position, the.text, the.advantage, the.ratio)
+        place = the.step + 1, the.position, the.text
+        said("One of the tokens that update", *place, the.advantage, the.ratio)
         said("Its loss is", -(1 + eps), the.advantage, -(1 + eps) * the.advantage)
         said("whatever its exact ratio. So its gradient is", 0)
         # the microscope, in "Going further"
@@ -726,7 +769,13 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("while the true score falls by", -free[worst, -1], -clip[worst, -1])
         scores = WORLD.rewards[drawn_batches(len(clip))[worst]]
         said("The old policy's true score is", before_all, *scores)
-        said("The last two look good beside the others", scores[2] > scores[:2].max())
+        seen = scores - (scores.sum() - scores) / 3
+        said("So their advantages are", *seen, scores.argmin() == 0)
+        said("The last three look good beside", scores[0], seen[0] < 0 < seen[1:].min())
+        said("are worse than the mean of the old policy", scores.max() < before_all)
+        rows = drawn_batches(len(clip))[worst]
+        said("The last two are the same response", bool(rows[2] == rows[3]))
+        said("without the clip, its probability rises from", *learned(rows, seen, made))
         average = free[:, -1].mean(), clip[:, -1].mean()
         said("here: over the", len(clip), average[0], made, average[1])
         said("On the perfect batch of exercise 3", free_promise[1], free_promise[0], held[1])
@@ -734,8 +783,9 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("updates without it, the mean is", *early)
         better = free.mean(0)[3] > clip.mean(0)[-1] and free[:, 3].min() > clip[:, -1].min()
         said("**Stopping early** is better than the clip here", bool(better))
-        said("a few updates without the clip gain more on average", bool(better))
-        said("Many updates on an unlucky batch do damage", free[:, -1].min() < -0.3)
+        more = free.mean(0) - clip.mean(0)  # after one update nothing is clipped yet
+        said("gain more on average without the clip, few or many", more[2:].min() > 0.05)
+        said("But on an unlucky batch many do damage", free[:, -1].min() < -0.3)
         # 7: a run
         said("`train_ppo` with its usual settings:", config.steps, config.batch_size, len(SEEDS))
         plain = one_batch_config({"seed": 0})
@@ -743,6 +793,8 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         three = plain.critic.lr / lower, config.critic.lr / higher
         said("| learning rate of the actor |", lower, higher, 5, 0)
         assert three[0] == pytest.approx(three[1]) == pytest.approx(3)
+        said("| learning rate of the critic |", plain.critic.lr, config.critic.lr)
+        said("which rises and falls in the same way", config.critic.schedule == "linear")
         said("| gradient |", config.actor.max_grad_norm)
         said("| critic's loss |", config.value_clip_eps)
         said("| advantages of a batch |", 0, 1)
