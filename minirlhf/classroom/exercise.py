@@ -9,6 +9,7 @@ shows one small case with a wrong answer. A message has at most LONGEST characte
 import copy
 import itertools
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from minirlhf.runtime import check
 
 CASES = 12
 LONGEST = 300  # characters of a message
-SIZES = (IndexError, RuntimeError, StopIteration, ValueError)  # what wrong sizes raise
+SIZES = re.compile("size|shape|dimension|index|shorter|longer|unpack", re.IGNORECASE)
 NUMBERS = 12  # numbers of the largest tensor that a message shows
 PADDING = (
     "Where the mask is False a number can be NaN, and NaN * 0 is NaN: "
@@ -54,7 +55,7 @@ class Exercise:
         mistakes: message -> a function with that mistake.
         differentiate: arguments whose gradient is compared too, besides the value.
         edges: fixed cases that a random draw would seldom give; they are checked too.
-        sizes: what to say of the sizes of the arguments, if the function raises one of SIZES.
+        sizes: what to say of the arguments' sizes, if the function raises an error about sizes.
     """
 
     name: str
@@ -79,13 +80,13 @@ class Exercise:
         try:
             seed = student_number() if seed is None else seed
         except ValueError as error:
-            return Result(False, _cut(str(error), LONGEST))
+            return Result(False, cut(str(error), LONGEST))
         cases, plain = self._cases(torch.Generator().manual_seed(seed))
         answers, right = [], [self._evaluate(self.reference, case) for case in cases]
         for case, (expected, *_) in zip(cases, right, strict=True):
             answer, problem = self._answer(function, case, expected)
             if problem:
-                return Result(False, _cut(problem, LONGEST))
+                return Result(False, cut(problem, LONGEST))
             answers.append(answer)
         if _same(answers, right):
             edges = " and on the edge cases" if self.edges else ""
@@ -97,7 +98,7 @@ class Exercise:
             or _nan(cases, answers)
             or self._difference(function, cases, answers, right)
         )
-        return Result(False, _cut(message, LONGEST))
+        return Result(False, cut(message, LONGEST))
 
     def _mistake(self, cases: list[tuple], answers: list) -> str:
         """The message of the known mistake that gives these answers; "" if none does."""
@@ -153,10 +154,10 @@ class Exercise:
         except Exception as error:  # reported as a message
             if "in-place" in str(error):  # torch forbids it for leaves that require grad
                 return [], in_place
-            text = _cut(" ".join(str(error).split()), 160)
-            said = f"{self.name} raised {_cut(type(error).__name__, 60)}: {text}"
-            if self.sizes and isinstance(error, SIZES):
-                said = _cut(said.rstrip(": ."), LONGEST - len(self.sizes) - 2)
+            text = cut(" ".join(str(error).split()), 160)
+            said = f"{self.name} raised {cut(type(error).__name__, 60)}: {text}"
+            if self.sizes and _about_sizes(error):
+                said = cut(said.rstrip(": ."), LONGEST - len(self.sizes) - 2)
                 said += f". {self.sizes}"
             return [], said
         if answer is None:
@@ -164,10 +165,10 @@ class Exercise:
         if type(answer) in (int, float) and not expected.shape:
             answer = torch.tensor(float(answer) if expected.is_floating_point() else answer)
         if not isinstance(answer, Tensor):
-            kind = _cut(type(answer).__name__, 60)
+            kind = cut(type(answer).__name__, 60)
             return [], f"{self.name} must return a tensor. It returned an object of type {kind}."
         if answer.shape != expected.shape:
-            shape, wanted = _cut(str(tuple(answer.shape)), 60), tuple(expected.shape)
+            shape, wanted = cut(str(tuple(answer.shape)), 60), tuple(expected.shape)
             return [], f"the answer's shape is {shape}. It must be {wanted}."
         if _kind(answer) != _kind(expected):
             kind = f"{_kind(answer)} ({answer.dtype})"
@@ -263,6 +264,13 @@ def student_number() -> int:
     return int(given)
 
 
+def _about_sizes(error: Exception) -> bool:
+    """Whether an error comes of wrong sizes: an iterator has ended, or the message says so."""
+    kinds = (IndexError, RuntimeError, ValueError)
+    says_so = isinstance(error, kinds) and bool(SIZES.search(str(error)))
+    return says_so or isinstance(error, StopIteration)
+
+
 def _nan(cases: list[tuple], answers: list) -> str:
     """Where an answer or its gradient is NaN, and the likely reason; "" if none is."""
     parts = {
@@ -349,7 +357,7 @@ def _shown(x: object, digits: int = 4) -> str:
     return f"{x + 0.0:.{digits}g}" if isinstance(x, float) else str(x)  # + 0.0: no "-0"
 
 
-def _cut(text: str, longest: int) -> str:
+def cut(text: str, longest: int) -> str:
     """A text of at most this many characters."""
     return text if len(text) <= longest else f"{text[: longest - 6].rstrip()} [...]"
 

@@ -201,10 +201,38 @@ def test_a_forgotten_keepdim_is_named():
     assert message.endswith("Keep it as (F, 1): sum over dimension 1 with keepdim=True.")
 
 
-def test_an_error_that_has_nothing_to_do_with_sizes_says_nothing_of_them():
-    exercise = made(sizes="There are three rows.")
-    assert exercise(lambda x, m, f: x.no_such_name).message.endswith("'no_such_name'")
-    message = exercise(raises).message
+@pytest.mark.parametrize(
+    "wrong, end",
+    [
+        (lambda x, m, f: x.no_such_name, "'no_such_name'"),
+        (lambda x, m, f: x @ x.double().T, "double"),
+        (lambda x, m, f: float("three"), "'three'"),
+    ],
+)
+def test_an_error_that_has_nothing_to_do_with_sizes_says_nothing_of_them(wrong, end):
+    message = made(sizes="There are three rows.")(wrong).message
+    assert message.startswith("doubled raised ") and message.endswith(end)
+    assert "three rows" not in message
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x, m, f: x + torch.ones(7),
+        lambda x, m, f: x.view(-1, 7),
+        lambda x, m, f: x[1000],
+        lambda x, m, f: x.sum(5),
+        lambda x, m, f: list(zip(x, range(99), strict=True)),
+        lambda x, m, f: [a for a, b in x],
+    ],
+)
+def test_an_error_about_sizes_says_what_the_sizes_are(wrong):
+    message = made(sizes="There are three rows.")(wrong).message
+    assert message.startswith("doubled raised ") and message.endswith(". There are three rows.")
+
+
+def test_a_long_error_about_sizes_is_cut_and_the_sizes_are_not():
+    message = made(sizes="There are three rows.")(raises).message
     assert len(message) <= LONGEST and message.endswith(" [...]. There are three rows.")
 
 

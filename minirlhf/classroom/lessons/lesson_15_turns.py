@@ -7,7 +7,7 @@ happens: in the loop, or in one of the two lists that it returns.
 from collections.abc import Callable
 from typing import Any
 
-from minirlhf.classroom.exercise import LONGEST, Result
+from minirlhf.classroom.exercise import LONGEST, Result, cut
 
 SYMBOLS = ["EOS", *"0123456789*~[]{}!"]  # a symbol's place is its id
 EOS, CALL_END = SYMBOLS.index("EOS"), SYMBOLS.index("]")
@@ -124,9 +124,7 @@ def take_turns(function: Callable) -> Result:
         except Exception as error:  # reported as a message
             wrong = f"take_turns raised {type(error).__name__}: {' '.join(str(error).split())}"
         if wrong:
-            text = f"response {whole}: {wrong}"
-            short = text if len(text) <= LONGEST else f"{text[: LONGEST - 6].rstrip()} [...]"
-            return Result(False, short)
+            return Result(False, cut(f"response {whole}: {wrong}", LONGEST))
     return Result(True, f"take_turns is right for {len(SCRIPTS)} responses.")
 
 
