@@ -201,9 +201,11 @@ pd.DataFrame(log).round(3)
 
 # %% [markdown]
 # Each row is an update of 32 problems. A wrong step without a right try gives no pair. The first loss is $\log 2$ =
-# 0.693, as for every DPO that starts at its reference. The later losses are above it. This is expected: the
-# rejected step is one that the changed policy has just written. So wrong steps whose probability it has raised are
-# drawn more often. In the runs of section 3 the right answers do fall first, and rise later.
+# 0.693, as for every DPO that starts at its reference. The later losses are above it. Why? The changed
+# policy has just written both steps of a pair. But in the place of a mistake it can write several wrong steps, and
+# nearly always only one right step. We believe that this is the reason: wrong steps whose probability has risen are
+# drawn more often, and the right step is the same, whether its probability has risen or fallen. In the runs of
+# section 3 the right answers do fall first, and rise later.
 #
 # The package's loop is `train_step_dpo`. With its `plain` settings it leaves the same weights, and it counts the same
 # checks. (You can skip this cell.)
@@ -262,8 +264,8 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 # (Two responses are a pair if exactly one is right. That happens for 0.37 of the problems.)
 #
 # **Per check, whole responses win**: they give twice as many pairs. **Per pair we cannot tell.** With about 5,000 pairs
-# each, both have about 0.67 right answers. (For whole responses this is after 100 updates, measured with one sample for
-# each problem. Step-DPO has made 200.) Equal pairs *and* updates we did not measure.
+# each (at the price of the start), both have about 0.67 right answers. (For whole responses this is after 100 updates,
+# measured with one sample for each problem. Step-DPO has made 200.) Equal pairs *and* updates we did not measure.
 #
 # Lai et al. report that steps win. Their responses are longer. This may be why: most steps of a long wrong response can be
 # right, but DPO on whole responses rejects them all.
@@ -948,7 +950,8 @@ table
 #
 # The first five rows have equally many checks and updates, and one learning rate, which was not tuned. But 400 updates
 # are 32 passes over the 400 responses of soft and hard labels, and 1 over the outcomes. With hard labels the loss in
-# training has fallen to 0.00: the model knows its 400 responses by heart. Papers report gains with the text alone.
+# training has fallen to 0.00: the model knows its 400 responses by heart. With soft labels, and with outcomes at every
+# step, *min* picks better than with hard labels. Papers report gains with the text alone.
 # Their models are larger.
 #
 # **Finding the wrong step, once more.** The record also has right responses with one *planted* wrong digit.

@@ -76,6 +76,9 @@ def reward_models():
 # exercise 4: updates, problems, right answers before, after, and with a tenth of the learning rate
 IMITATION = (60, 600, 0.667, 0.498, 0.672)
 ASKED_AT_ONCE = 256  # problems of `price`
+# `price` on the processor of the recorded runs; another one may sample another token somewhere
+PRICE = {"first": 254, "again": 35, "pairs": 26}
+TRIED = 64  # continuations of each step in section 4
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,72 @@ def price(start):
     assert log["labels"] == len(read)
     counts = {"first": first, "again": len(read) - first, "pairs": len(rows["prompt"])}
     return {name: n * PROMPTS["step"] / ASKED_AT_ONCE for name, n in counts.items()}
+
+
+@pytest.fixture(scope="module")
+def page():
+    """The names that the lesson's own cells of sections 2 and 4 leave, and what `tries` were.
+
+    tries: (text that was read, texts of its eight tries) for each wrong step of section 2.
+    """
+    names, tries, threads = {}, [], torch.get_num_threads()
+
+    def kept(read):
+        found, decode = again(read), names["tokenizer"].batch_decode
+        texts = [decode(eight, skip_special_tokens=True) for eight in found]
+        tries.extend(zip(decode(read, skip_special_tokens=True), texts, strict=True))
+        return found
+
+    for words in ("import copy", "torch.set_num_threads(1)", "slow = ", "def judge"):
+        run_cell(words, names)
+    names["FAST"] = False  # as on the page: four updates
+    again, names["write_again"] = names["write_again"], kept
+    for words in ("def step_dpo", "log = [", "def labels_of", "first, second = ["):
+        run_cell(words, names)
+    torch.set_num_threads(threads)
+    return names | {"tries": tries}
+
+
+def run_cell(words, names):
+    exec(compile(code_of(words), words, "exec"), names)
+
+
+@pytest.fixture(scope="module")
+def counts(page):
+    """How many of 64 continuations are right after each step of section 4's two responses."""
+    labels = [[TRIED * x for x in page[name]] for name in ("first", "second")]
+    assert all(x == round(x) for row in labels for x in row)
+    return labels
+
+
+@pytest.fixture(scope="module")
+def at_start(page):
+    """How many of 64 responses to section 4's two problems are right."""
+    asked = [prompt for prompt in page["asked"] for _ in range(TRIED)]
+    texts = faults_15b.responses(page["start"], page["tokenizer"], asked, seed=0)
+    right = rewards.right_answer(asked, texts)
+    return [sum(right[:TRIED]), sum(right[TRIED:])]
+
+
+# ---- the updates of section 2
+
+
+def test_the_losses_of_section_2_are_above_log_2_after_the_first(page):
+    first, *later = [row["loss"] for row in page["log"]]
+    assert first == pytest.approx(math.log(2), abs=1e-4)
+    assert len(later) == 3 and min(later) > math.log(2) + 0.01
+
+
+def test_where_the_policy_was_wrong_it_writes_several_wrong_steps_and_one_right_step(page):
+    right, wrong = [], []
+    for read, texts in page["tries"]:
+        found = {text: tasks.arithmetic.right_step(read, "", text) for text in texts}
+        right.append(sum(found.values()))
+        wrong.append(len(found) - right[-1])
+    assert len(right) == sum(row["wrong"] for row in page["log"])
+    places = [n for n in right if n > 0]
+    assert places.count(1) >= 0.95 * len(places)
+    assert sum(n > 1 for n in wrong) > len(wrong) / 4  # among only eight tries
 
 
 # ---- the records
@@ -190,15 +259,15 @@ def test_labels_by_continuation_fall_at_the_wrong_step(start):
 # ---- the numbers of the prose
 
 
-def test_the_numbers_of_lab_15b(start, steps, reward_models, price):
+def test_the_numbers_of_lab_15b(start, steps, reward_models, price, counts, at_start):
     with lesson("15b") as said:
         idea(said, start)
         gained(said, steps, price)
         learned(said, start)
-        labels(said)
+        labels(said, counts)
         scores(said)
         judged(said, start, reward_models)
-        exercises(said)
+        exercises(said, counts, at_start)
 
 
 def idea(said, start):
@@ -233,9 +302,8 @@ def gained(said, steps, price):
     # of two of 16 responses, drawn without replacement
     differ = (2 * share * (1 - share) * 16 / 15).mean().item()
     said("That happens for", differ)
-    # the numbers of this processor; another one may sample another token somewhere
-    first, again, pairs = 254, 35, 26
-    assert price == pytest.approx({"first": first, "again": again, "pairs": pairs}, rel=0.1)
+    assert price == pytest.approx(PRICE, rel=0.1)
+    first, again, pairs = PRICE.values()
     whole = differ * PROMPTS["whole"]
     said("| problems |", PROMPTS["step"], PROMPTS["whole"])
     said("| checks of responses |", first, answers)
@@ -295,9 +363,9 @@ def learned(said, start):
     said("are trained, on the same", len(prompts))
 
 
-def labels(said):
-    first, second = counts_of_section_4()
-    tried = 64
+def labels(said, counts):
+    first, second = counts
+    tried = TRIED
     share = first[1] / tried
     right = rewards.right_answer(["4*5+13+3-8="], ["28"]) == [1]
     said("After `4*5+13+3-8=20+13+3-8=33+3-8=`,", first[1], tried, 28, right)
@@ -312,13 +380,14 @@ def labels(said):
     said("the labels are low *from the start*, between", low, high)
 
 
-def counts_of_section_4():
-    """How many of 64 continuations were right after each step, as exercise 1's solution has it."""
+def solution_of_exercise_1():
+    """(counts after each step, counts before the first) of 64, as the solution has them."""
     solutions = nbformat.read(NOTEBOOKS / "solutions" / "15b_feedback_on_steps.ipynb", as_version=4)
     (cell,) = (c for c in solutions.cells if "how many of 64 continuations" in c.source)
-    (line,) = (x for x in cell.source.splitlines() if x.startswith("right = "))
-    rows = ast.literal_eval(line.removeprefix("right = ").replace("nan", "None"))
-    return [[n for n in row if n is not None] for row in rows]
+    names = {"torch": torch, "pd": pd, "progress_of_steps": check.progress_of_steps.reference}
+    exec(cell.source, names)
+    rows = [[n for n in row if not math.isnan(n)] for row in names["right"]]
+    return rows, (TRIED * names["at_start"]).tolist()
 
 
 def scores(said):
@@ -465,17 +534,21 @@ def further(said, reward_models):
     config = process_rewards_config({"seed": 0})
     passes = config.steps * config.batch_size / PROBLEMS
     outcomes = config.steps * config.batch_size / reward_models.labels["outcomes"].mean()
+    frame, hard = reward_models.reset_index(), "hard labels"
+    for name in ("soft labels", "outcomes at every step"):
+        lead = experiments.difference_over_prompts_and_seeds(frame, "best_min", hard, name)
+        assert lead.iloc[0].low > 0
+    said("With soft labels, and with outcomes at every step, *min* picks better than with hard")
     said("which was not tuned. But", config.steps, passes, PROBLEMS, round(outcomes))
     said("training has fallen to", mean.loss["hard labels"], PROBLEMS)
     said("with a learned vector $v$ that starts at", 0)
 
 
-def exercises(said):
-    changes(said)
+def exercises(said, counts, at_start):
+    changes(said, counts, at_start)
     worked_pairs(said)
     alternatives(said)
-    again = 35  # see `gained`
-    said("the tries are only", again, 254 + again)
+    said("the tries are only", PRICE["again"], PRICE["first"] + PRICE["again"])
     count = faults_15b.trained_on_steps.__kwdefaults__["count"]
     said("the number of steps in a response, on", count)
     mended = curves_of_exercise_4()[0]["mended"]
@@ -521,16 +594,18 @@ def worked_pairs(said):
     assert pairs.tolist() == [ast.literal_eval(row[-1]) for row in rows]
 
 
-def changes(said):
-    """The solution of exercise 1, with the labels of the committed page."""
-    counts, tried = counts_of_section_4(), 64
+def changes(said, counts, at_start):
+    """The solution of exercise 1, with the labels that section 4 makes."""
+    assert solution_of_exercise_1() == (counts, at_start)
+    tried = TRIED
     padded = torch.tensor([row + [0] * (6 - len(row)) for row in counts])
     chances, mask = (
         padded / tried,
         torch.tensor([[True] * len(counts[0]) + [False] * 2, [True] * 6]),
     )
-    first, second = check.progress_of_steps.reference(chances, torch.tensor([57, 10]) / tried, mask)
-    said("Before the first step,", 57, 64, 10, 64)
+    before = torch.tensor(at_start) / tried
+    first, second = check.progress_of_steps.reference(chances, before, mask)
+    said("Before the first step,", at_start[0], tried, at_start[1], tried)
     said("The changes of the second response are", *second, second.argmin() == 5)
     low, high, last = (chances[1, k].item() for k in (2, 3, 4))
     error = {p: math.sqrt(p * (1 - p) / tried) for p in (low, high, last)}
