@@ -308,7 +308,8 @@ def ppo_step(titles):
 # - Under `torch.no_grad()` the rewards and advantages are constants. Only the two losses have gradients.
 # - `with_columns` adds tensors to the batch. Then `batch.select(rows)` takes the rows of a minibatch from all of them.
 #
-# The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig.plain` switches the extras off. With the same seed, three steps then leave exactly the same weights:
+# The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig.plain` switches the extras off. With
+# the same seed, three steps then leave exactly the same weights:
 
 # %%
 steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
@@ -389,7 +390,7 @@ show.curves(
 # | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model | rises too |
 # | **kl** | the sum of the log-ratios of a response, averaged over the responses, in nats. It estimates the KL divergence from the reference (lesson 07) | grows to about 2 and stays near that |
 # | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the reviews are still varied |
-# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a step | at most 9 %. It falls to 0 mainly because the learning rate does |
+# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a step | at most 9 %. It falls to 0 with the learning rate |
 # | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
 #
 # Read samples, too. Here is the first one for each of three of the 76 test films, which training never sees.

@@ -313,8 +313,8 @@ for name, (first, second) in policies.items():
 # **Why the second action?** DPO's equation asks only for the *sum* of both log-ratios. Both results share the
 # call, so the call takes nearly the mean of the two demands. That is $Q - C$, as in $\pi^*$ up to the constant.
 # What is missing for a result is its luck, 0.20 or −0.80. DPO's equation asks for it in *both* second actions.
-# But two probabilities that add up to 1 cannot both rise or both fall. The one near 1 hardly moves. The small one can move, and
-# that hardly changes the sum:
+# But two probabilities that add up to 1 cannot both rise or both fall. The one near 1 hardly moves. The small one can
+# move, and that hardly changes the sum:
 #
 # | result | the small probability | under $\pi^*$ | DPO's equation asks for the factor | product |
 # |---|---|---|---|---|
@@ -502,7 +502,8 @@ pd.Series({name: part.square().sum().item() for name, part in parts.items()}).ro
 # ## 6. Does the mask matter on new problems?
 #
 # `minirlhf experiment multi_turn` has trained tiny-agent with DPO and with GRPO, with the mask and without,
-# on three seeds. (These runs use other settings than section 5, so do not compare their numbers.) In GRPO the mask enters the loss of lesson 11 in two places:
+# on three seeds. (These runs use other settings than section 5, so do not compare their numbers.) In GRPO the mask
+# enters the loss of lesson 11 in two places:
 #
 # $$ \frac{1}{N G} \sum_{i=1}^{N G} \frac{1}{\sum_t m_{i,t}} \sum_t m_{i,t}\, L_{i,t} . $$
 #
@@ -688,13 +689,6 @@ check.mask_of(mask_of)
 # |---|---|---|---|---|---|---|---|---|
 # | right | 1 | 1 | 1 | 0 | 0 | 0 | 1 | 1 |
 # | colleague | 0 | 1 | 1 | 1 | 0 | 0 | 0 | 1 |
-#
-# No loss, but should have one: the first `[`, and the `7` after the result. A loss, but should have
-# none: the `{`.
-#
-# The first token is the decision: `[` calls, `~` answers in the head. It is just what the agent should
-# learn. It has no loss, so the agent does not learn to call. The loss falls all the same, because the
-# policy learns to predict the `{` of the right responses.
 
 
 # %% tags=["solution"]

@@ -267,7 +267,7 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 # each (at the price of the start), both have about 0.67 right answers. (For whole responses this is after 100 updates,
 # measured with one sample for each problem. Step-DPO has made 200.) Equal pairs *and* updates we did not measure.
 #
-# Lai et al. report that steps win. Their responses are longer. This may be why: most steps of a long wrong response can be
+# Lai et al. report that steps win. Longer responses may be one reason: most steps of a long wrong response can be
 # right, but DPO on whole responses rejects them all.
 # </details>
 
@@ -725,9 +725,9 @@ for here, there in zip(mine, log):
 print("the weights are equal:", models.same_weights(actor, trained))
 
 # %% [markdown] tags=["exercise"]
-# **Then predict.** A colleague trains by *imitation*: supervised fine-tuning on the chosen steps that section 2 makes. The
-# figure has the share of right answers and the number of steps in a response, on 200 problems. After ten updates nothing is
-# right. *Mended* is the same run without her fault. What is the fault? She then makes the same fault in Step-DPO. Will
+# **Then predict.** A colleague trains by *imitation*: supervised fine-tuning on the chosen steps that section 2 makes.
+# The figure has the share of right answers and the number of steps in a response, on 200 problems. After ten
+# updates nothing is right. *Mended* is the same run without her fault. What is the fault? She then makes the same fault in Step-DPO. Will
 # the curves look the same?
 
 # %% tags=["exercise"]

@@ -337,13 +337,18 @@ def not_good(scale):
     return *parts, (old - reached) * mean
 
 
+def exact_world(seed):
+    """A world, and the exact advantage under its start of each token of each response."""
+    world = core.World.random(3, 3, seed=seed)
+    values, action_values = world.values(world.ref_logits)
+    exact = (action_values - values[:, None])[world.visited, world.response_ids]
+    return world, torch.where(world.response_mask, exact, 0.0)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_with_the_product_of_ratios_and_exact_advantages_the_estimate_has_no_error(seed):
-    world = core.World.random(3, 3, seed=seed)
+    world, exact = exact_world(seed)
     start, mask, probs = world.ref_logits, world.response_mask, world.probs(world.ref_logits)
-    values, action_values = world.values(start)
-    exact = (action_values - values[:, None])[world.visited, world.response_ids]
-    exact = torch.where(mask, exact, 0.0)
     far = start + 2 * torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
     log_ratio = torch.where(mask, world.logprobs(far) - world.logprobs(start), 0.0)
     true = world.objective(far) - world.objective(start)
@@ -356,11 +361,12 @@ def test_with_the_product_of_ratios_and_exact_advantages_the_estimate_has_no_err
 @pytest.mark.parametrize("seed", range(3))
 def test_at_the_old_policy_the_estimate_has_the_gradient_of_the_true_score(seed):
     """So ten times smaller changes leave about a hundred times smaller errors."""
-    world = core.World.random(3, 3, seed=seed)
-    start, mask, probs = world.ref_logits, world.response_mask, world.probs(world.ref_logits)
-    values, action_values = world.values(start)
-    exact = (action_values - values[:, None])[world.visited, world.response_ids]
-    before, exact = world.logprobs(start), torch.where(mask, exact, 0.0)
+    world, exact = exact_world(seed)
+    start, probs, before = (
+        world.ref_logits,
+        world.probs(world.ref_logits),
+        world.logprobs(world.ref_logits),
+    )
 
     def estimate_and_score(logits):
         estimate = probs @ ((world.logprobs(logits) - before).exp() * exact).sum(1)

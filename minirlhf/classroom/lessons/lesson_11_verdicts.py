@@ -14,7 +14,7 @@ VERDICTS = {
 }
 NAMES = sorted(set(VERDICTS.values()))
 MISTAKES = {  # (run, wrong verdict) -> what was overlooked
-    ("A", "undecided"): "two seeds hold 0, but that does not contradict the third. "
+    ("A", "undecided"): "two seeds' intervals contain 0, but that does not contradict the third. "
     "Look at the pooled interval of pass@16.",
     (
         "A",
@@ -25,15 +25,15 @@ MISTAKES = {  # (run, wrong verdict) -> what was overlooked
     ("C", "undecided"): "the pooled interval of pass@16 is narrow. "
     "Is a rise of 0.05 still possible?",
     ("C", "no gain"): "look at the interval of pass@1: does it lie above 0?",
-    ("D", "sharpening"): "the pooled interval of pass@16 holds 0, but it is wide. "
+    ("D", "sharpening"): "the pooled interval of pass@16 contains 0, but it is wide. "
     "Is a rise of 0.05 excluded?",
-    ("D", "learning"): "the mean is 0.05, but the pooled interval of pass@16 holds 0.",
+    ("D", "learning"): "the mean is 0.05, but the pooled interval of pass@16 contains 0.",
     ("E", "sharpening"): "its pass@16 is that of C. But look at the interval of pass@1 first.",
     ("E", "undecided"): "look at the interval of pass@1 first.",
     ("F", "sharpening"): "a rise worth having is excluded. "
     "But the interval of pass@16 shows more than that: where does it lie?",
     ("F", "no gain"): "no gain speaks of pass@1. Its interval lies above 0.",
-    ("F", "undecided"): "one seed holds 0, but no two seeds contradict each other. "
+    ("F", "undecided"): "one seed's interval contains 0, but no two seeds contradict each other. "
     "Look at the pooled interval of pass@16.",
 }
 
