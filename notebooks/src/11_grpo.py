@@ -346,8 +346,7 @@ show.lines(runs, ylim=(2, 4), **labels)
 # $\sigma$ over all groups that one could sample, divided by the mean of $\sigma^2$. Let $p$ be the chance of a right
 # response. We take groups of 16.
 #
-# **Predict.** Whose share of the gradient grows by the division: that of hard prompts (small $p$), of middling
-# ones or of easy ones?
+# **Predict.** Which prompts have the largest factor: hard ones (small $p$), middling ones or easy ones?
 
 # %% tags=["predict"]
 c = torch.arange(17, dtype=torch.float64)  # right answers in a group of 16
@@ -365,11 +364,12 @@ show.lines({"factor": factor}, p, ylim=(0, 4.2), **labels)
 # Very hard and very easy ones. At $p$ = 2 % and at 98 % the factor is 3.7, at 50 % only 2.0.
 # </details>
 #
-# Only the ratio of two factors counts. So beside a prompt with $p$ = 50 %, a hard one with 2 % weighs 3.7 / 2.0 = 1.9
-# times as much as without the division. It still pulls less, because most of its groups have no right answer: the
-# mean of $\sigma$ is 0.07, and 0.50 at $p$ = 50 %.
+# A factor that all prompts share works like a larger learning rate. So only the ratio of two factors counts.
+# Beside a prompt with $p$ = 50 %, a hard one with 2 % weighs 3.7 / 2.0 = 1.9 times as much as without the
+# division. It still pulls less, because most of its groups have no right answer: the mean of
+# $\sigma$ is 0.07, and 0.50 at $p$ = 50 %.
 #
-# Why does its share grow? Here are its groups:
+# Why is its factor so large? Here are its groups:
 #
 # | right answers | probability | $\sigma$ | probability × $\sigma^2$ | probability × $\sigma$ |
 # |---|---|---|---|---|
@@ -417,8 +417,8 @@ show.curves(
 #
 # - `score`, the share of right answers to practice problems, rises from 0.41 to 0.67.
 # - `length`, in tokens, rises from 5.8 to 9.6. Length is not rewarded. But written steps are longer than guesses, and
-#   more often right. The pull of section 6 is weak here: on the test problems GRPO and Dr. GRPO end at nearly the same
-#   length (9.5 and 9.6 tokens).
+#   more often right. The effect of section 6 is weak here: on the test problems GRPO and Dr. GRPO end at nearly the
+#   same length (9.5 and 9.6 tokens).
 # - `frac_reward_zero_std`, the share of groups with equal scores, rises from 9 % to 20 %.
 
 # %% [markdown]
@@ -439,10 +439,10 @@ show.curves(
 # ### 9a. The experiment
 #
 # We test on 400 problems that are harder than those practised: sums of four numbers instead of
-# three, such as `12+5-16+2=`.
+# three, such as `12+5-16+2=`. (Practice has four numbers only together with a multiplication.)
 #
-# `minirlhf experiment longer` trains as in section 8, for 400 training steps, with three seeds. The untrained
-# model is called `start`.
+# `minirlhf experiment longer` trains as in section 8, for 400 training steps, with three seeds. The
+# model before it is called `start`.
 #
 # **Predict.** Training lifts pass@1 from 6 % to 9 %. Does pass@16 rise, too?
 
@@ -464,7 +464,7 @@ show.lines(passed, range(1, 17), xlabel="k", ylabel="pass@k")
 # pass@16 is 0.34, 0.32 and 0.37. This spread is larger than the gap between the two lines at $k = 16$. So we need
 # an interval.
 #
-# Average the change of pass@16 on each problem over the seeds. The mean of these 400 changes is the **pooled**
+# For each problem, average its change of pass@16 over the three seeds. The mean of these 400 changes is the **pooled**
 # change. How different would it be with other problems? We estimate it from our
 # own (the *bootstrap*). Draw 400 of the changes with replacement: some come twice, others not at all. Take their mean.
 # Repeat this many times. The middle 95 % of the means are the **95 % interval**.
@@ -751,8 +751,8 @@ check.pass_at_k(pass_at_k)
 #   and differs from then on.
 # - Only the third one differs: a mean over all tokens of the minibatch, one shuffle for both epochs, or
 #   no division by the standard deviation.
-# - All scores agree, and the weights do not: another $\delta$, or $G$ instead of $G - 1$ in the standard
-#   deviation.
+# - All scores agree, and the weights do not: another $\delta$, $G$ instead of $G - 1$ in the standard
+#   deviation, or one standard deviation for the whole batch.
 # </details>
 
 

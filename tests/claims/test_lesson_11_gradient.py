@@ -231,7 +231,7 @@ def factors(said):
     said("Most of the pull comes from groups with one right answer", rows[1][3] > plain / 2)
     middling = sum(math.comb(16, c) / 2**16 * deviation(c, 16) for c in range(17))
     hard, other = factor(0.02, 16), factor(0.5, 16)
-    said("Only the ratio of two factors counts", 0.5, 0.02, hard, other, hard / other)
+    said("only the ratio of two factors counts", 0.5, 0.02, hard, other, hard / other)
     said("It still pulls less", plain, middling, 0.5)
     half = [math.comb(16, c) / 2**16 * (abs(deviation(c, 16) - 0.5) < 0.05) for c in range(17)]
     said("so dividing by it changes much. At $p$ =", 0.5, sum(half) > 0.9, 0.5)
