@@ -83,16 +83,20 @@ from minirlhf.classroom import FAST, check
 # The new policy writes *not* less often, so it comes to this *good* less often. In 100 responses the old policy
 # writes *not good* 25 times, and the new one 6 times. But with the weight 1.2 the 25 count as 30, five times the 6.
 #
-# **Why not take the right weight?** It is the product of the ratios so far. It would be exact but very noisy, because
-# a product of many ratios is often far from 1. PPO takes the single ratio. The mean of $\sum_t \rho_t A_t$ over the
-# batch is **PPO's estimate** of how much the policy's **true score** has risen: the mean score over all responses that
-# it could write.
+# **Why not take the right weight?** It is the product of the ratios so far. It would be exact but very noisy: a product
+# of many ratios is often far from 1, so a few responses with a large product dominate the mean. PPO takes the single
+# ratio.
 #
-# **The estimate's error is small near the old policy.** At $\pi = \pi_{\text{old}}$ the estimate and the true score have
-# the same gradient (lesson 04). So the error grows with the *square* of the change. In the table, let *good* have the
-# advantage +1, and every other word −1. This is the gain after *not*:
+# The **true score** of a policy is the mean score over all responses that it could write. How much has it risen since the
+# batch was sampled? **PPO's estimate** of this gain is the mean of $\sum_t \rho_t A_t$ over the batch.
 #
-# | changes | mean advantage, new policy | PPO's estimate: times the old share of *not* | true gain: times the new share | error |
+# **The estimate's error is small near the old policy.** At $\pi = \pi_{\text{old}}$ the estimate and the true gain are
+# equal: both are zero, because the advantages are zero on average. They also have the same gradient (lesson 04). With
+# the same start and the same slope, only their curvature can differ. So near the old policy, the error grows with the
+# *square* of the change. In the table, let *good* have the advantage +1, and every other word −1. This is the gain after
+# *not*:
+#
+# | changes | mean advantage, new policy | PPO's estimate: mean advantage times the *old* share of *not* | true gain: mean advantage times the *new* share of *not* | error |
 # |---|---|---|---|---|
 # | as above | 0.6 − 0.4 = 0.2 | 0.5 · 0.2 = 0.1 | 0.1 · 0.2 = 0.02 | 0.08 |
 # | ten times smaller | 0.51 − 0.49 = 0.02 | 0.5 · 0.02 = 0.01 | 0.46 · 0.02 = 0.0092 | 0.0008 |
@@ -140,8 +144,8 @@ show.clip(eps=0.2)
 # </details>
 #
 # Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient. A token that loses its gradient in this way
-# is called **clipped**. The **clip fraction** is the share of clipped tokens. A token outside the range that keeps its
-# gradient does not count.
+# is called **clipped**. The **clip fraction** is the share of tokens that are clipped in this sense: outside the range
+# *and* without a gradient.
 #
 # The clip does not hold a token at 1.2. It only stops the pushing, once the token is beyond. All tokens share the
 # policy's weights, so the updates of other tokens can still move it on.
@@ -175,7 +179,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # %% [markdown]
 # ## 4. One step of PPO
 #
-# Four models take part in one step:
+# A **training step**, often just *step*, samples one batch and learns from it. Four models take part:
 #
 # - The **actor** $\pi$ is the policy. It starts as the SFT model (supervised fine-tuning, lesson 03).
 # - The **critic** $V$ predicts, before each token, the sum of the rewards that are still to come. It starts as a
@@ -183,12 +187,12 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # - The **reward model** scores a finished response.
 # - The **reference** $\pi_{\text{ref}}$ is a copy of the actor from before the training.
 #
-# Only actor and critic are trained. A step has five parts. (B, R) means B responses with R token positions: R is the
-# length of the longest.
+# Only actor and critic are trained. A training step has five parts. (B, R) means B responses with R token positions: R
+# is the length of the longest.
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
-# The picture shows step 4 of another run. A **nat** is the unit of natural logarithms.
+# The picture shows training step 4 of another run. A **nat** is the unit of natural logarithms.
 #
 # **1. Sample.** The actor writes a short review (the response) to each of 64 film titles (the prompts). It keeps
 # $\log \pi_{\text{old}}$, the log-probability of each token.
@@ -219,8 +223,8 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # $A_t + V_t$.
 #
 # **5. Update.** An **epoch** is one pass over the batch. We make two. In each epoch the 64 responses are shuffled
-# and cut into two **minibatches** of 32, so one step makes four updates. The actor's loss is that of section 3. The
-# critic's loss is half the squared difference between its value and its target.
+# and cut into two **minibatches** of 32, so one training step makes four updates. The actor's loss is that of section 3.
+# The critic's loss is half the squared difference between its value and its target.
 #
 # First the models and their optimisers:
 
@@ -284,7 +288,7 @@ def ppo_step(titles):
 
 
 # %% [markdown]
-# **Predict.** Which of these are computed anew in each minibatch, and which are fixed for the whole step?
+# **Predict.** Which of these are computed anew in each minibatch, and which are fixed for the whole training step?
 #
 # - `logprobs`
 # - `old_logprobs`
@@ -309,7 +313,7 @@ def ppo_step(titles):
 # - `with_columns` adds tensors to the batch. Then `batch.select(rows)` takes the rows of a minibatch from all of them.
 #
 # The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig.plain` switches the extras off. With
-# the same seed, three steps then leave exactly the same weights:
+# the same seed, three training steps then leave exactly the same weights. The cell takes about a minute:
 
 # %%
 steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
@@ -327,9 +331,10 @@ print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by
 # %% [markdown]
 # ## 5. One token, all the way
 #
-# What does the step do with a single token? The last digits of your own numbers may differ. So we read a *recorded*
-# batch: the third one of this run. Responses are numbered from 0, updates from 1. Response 1 begins *A moving portrait*.
-# Here are these three tokens before update 1.
+# What does a training step do with a single token? The last digits of your own numbers may differ. So we read a
+# *recorded* batch: the third one of this run. Responses are numbered from 0, updates from 1. Response 1
+# begins *A moving portrait*. Here are these three tokens before update 1. (The record's column `step` counts the
+# *updates* that this batch has had so far: `0` is before update 1.)
 
 # %%
 recorded = experiments.results("one_batch")  # four responses, read at each update
@@ -353,24 +358,26 @@ before[columns].rename(columns=shown).head(3).round(3)
 # | ratio in update 2 | exp(−3.991 + 4.006) = 1.015 | `logprobs`, minus `part.old_logprobs` |
 # | loss in update 2 | −1.015 · 0.440 = −0.447 | `core.ppo_clip`: nothing to clip |
 #
-# This response is first used in update 2. Update 1 has changed the actor, so the ratio is not 1.
+# This response is first used in update 2. Update 1 has changed the actor, so the ratio is not 1. The log-probability
+# −3.991 is that of `recorded[(recorded.text == 1) & (recorded.step == 1)]`, in the column `logprob`.
 #
 # One of the tokens that update 4 uses is clipped: *the* at position 12 of response 0, with the advantage 0.2187 and
-# the ratio 1.209. Its loss is −1.2 · 0.2187 = −0.2624, whatever its exact ratio. So its gradient is 0.
+# the ratio 1.209. Its loss is −1.2 · 0.2187 = −0.2624, whatever its exact ratio. So its gradient is 0. To see its row,
+# run `recorded[recorded.clipped & recorded.used & (recorded.step == 3)].T`.
 
 # %% [markdown]
 # ## 6. What a run looks like
 #
-# How does a healthy run look? These are the curves of `train_ppo` with its usual settings: 24 steps of 64 responses, and
-# three seeds. These settings differ from section 4:
+# How does a healthy run look? These are the curves of `train_ppo` with its usual settings: 24 training steps of 64
+# responses, and three seeds. These settings differ from section 4:
 #
 # | | section 4 | here |
 # |---|---|---|
-# | learning rate of the actor | 2e-5 in all steps | 1e-4. It starts at a fifth of that, rises for five steps, and then falls towards 0 |
-# | learning rate of the critic | 6e-5 in all steps | 3e-4, which rises and falls in the same way |
+# | learning rate of the actor | 2e-5 in all training steps | 1e-4. It starts at a fifth of that, rises for five training steps, and then falls towards 0 |
+# | learning rate of the critic | 6e-5 in all training steps | 3e-4, which rises and falls in the same way |
 # | gradient | as it is | shortened to length 1 if it is longer: against outliers |
 # | advantages of a batch | as they are | shifted and scaled to mean 0 and variance 1 (**whitening**): a steady scale |
-# | critic's loss | half the squared difference | no gradient once a value has moved by 0.5 towards its target: no sudden jumps |
+# | critic's loss | half the squared difference | a value that has moved by more than 0.5 towards its target gets no gradient: against sudden jumps |
 # | response without an end token (EOS) | no penalty | its score is lowered by 1: reviews should end |
 
 # %%
@@ -388,9 +395,9 @@ show.curves(
 # |---|---|---|
 # | **score** | the reward model's score, without the KL penalty | rises from about 0 to about 1.2 |
 # | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model | rises too |
-# | **kl** | the sum of the log-ratios of a response, averaged over the responses, in nats. It estimates the KL divergence from the reference (lesson 07) | grows to about 2 and stays near that |
+# | **kl** | the sum of the log-ratios of a response, averaged over the responses, in nats. It estimates the KL divergence from the reference: how far the policy is from it (lesson 07) | grows to about 2 and stays near that |
 # | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the reviews are still varied |
-# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a step | at most 9 %. It falls to 0 with the learning rate |
+# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a training step | at most 9 %. It falls to 0 with the learning rate |
 # | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
 #
 # Read samples, too. Here is the first one for each of three of the 76 test films, which training never sees.
@@ -435,8 +442,9 @@ show.curves(
 # So with eight epochs the clip decides. With the usual two epochs, we found no clear difference in gold with and
 # without it.
 #
-# In a small world, updates on one batch gain more on average without the clip, few or many. But on an unlucky batch
-# many do damage ("Going further").
+# "Going further" tries updates on one batch in a small world. *On average*, the true score rises more without the clip,
+# after few updates and after many. *On an unlucky batch*, many updates without the clip lower the true score, and the
+# clip prevents most of this damage.
 #
 # ## 8. Reading your own run
 #
@@ -457,8 +465,9 @@ show.curves(
 # - PPO reuses a batch. The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for the change since it was
 #   sampled. At $\rho_t = 1$ PPO is REINFORCE with a critic.
 # - The clip takes the gradient from tokens that have moved far enough in the right direction. It matters when a
-#   batch is reused often.
-# - One step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
+#   batch is reused often, above all an unlucky one. With two epochs we saw no clear
+#   difference in gold.
+# - One training step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
 # - The score does not show every damage. Watch KL, length and entropy, too, and read samples.
 #
 # ## Exercises
@@ -633,9 +642,9 @@ show.lines(
 # from memory, under the name `my_step`: sample; ask the three models; rewards; advantages; update.
 # Use the temperature 0.7, $\beta = 0.5$, $\gamma = 1$, $\lambda = 0.95$ and two epochs with
 # minibatches of 32. Return the batch with its columns `scores`, `rewards`, `advantages` and `targets`.
-# The last cell runs your steps and compares every column with section 4, in order. It names the first
-# one that differs, and the part to look at. If an update differs, it says what differs first: the minibatches,
-# the actor's gradient or the critic's.
+# The last cell takes about twenty seconds. It runs your steps and compares every column with section 4, in order. It
+# names the first one that differs, and the part to look at. If an update differs, it says what differs first: the
+# minibatches, the actor's gradient or the critic's.
 #
 # The functions are `models.encode_prompts`, `models.sample`, `models.policy_logprobs`,
 # `models.response_values`, `score`, `core.kl_shaped_rewards`, `core.gae`, `batch.with_columns`,
@@ -675,16 +684,16 @@ check.whole_step(mine, by_hand, watched, actor=other_actor, critic=other_critic)
 # <details><summary>What a good answer contains</summary>
 #
 # 1. The explained variance stays near 0 or below, because the critic never learns.
-# 2. The clip fraction is tens of percent from the first step. The policy has not changed yet, but most ratios already
-#    lie outside the range: they compare two temperatures.
-# 3. The KL and the clip fraction are 0 in all steps, because the policy never changes. Score and gold stay level.
+# 2. The clip fraction is tens of percent from the first training step. The policy has not changed yet, but most ratios
+#    already lie outside the range: they compare two temperatures.
+# 3. The KL and the clip fraction are 0 in all training steps, because the policy never changes. Score and gold stay level.
 #    The explained variance looks healthy: the critic learns without the actor.
 # </details>
 
 # %% [markdown] tags=["exercise"]
 # **5. Three runs without a name** *(medium, 15 minutes)*. Runs A, B and C differ in one setting only. At
 # least two settings can give such curves: name two. Which further curve tells you which of them it is, and
-# at which step do you look? Which run has the warnings of section 8, and in which curves? Which of the three
+# at which training step do you look? Which run has the warnings of section 8, and in which curves? Which of the three
 # policies would you give to people?
 #
 # *Hint:* what is the KL penalty in the very first batch? In each run the learning rate starts at a fifth of its full
@@ -700,10 +709,11 @@ show.curves(three_runs, columns=["score", "gold", "length"])
 # **Two settings fit.** One is the KL coefficient: high in run A, low in run B. The other is how far each
 # batch moves the policy: the learning rate or the number of epochs, low in run A and high in run B.
 #
-# **Look at the clip fraction of the first step.** The policy is still the reference, so the KL penalty is 0 at every
-# token. So the KL coefficient cannot change the first step, but the other settings can. In its first step,
-# section 4 clips 6 % of the tokens. With five times its learning rate it clips about a quarter. The KL of the second
-# batch tells the same, because it shows what the first step has done.
+# **Look at the clip fraction of the first training step.** The rewards of a batch are computed once, before its updates.
+# In the first batch the policy is then still the reference, so the KL penalty is 0 at every token. So the KL coefficient
+# cannot change the first training step, but the other settings can. In its first training step, section 4 clips
+# 6 % of the tokens. With five times its learning rate it clips about a quarter. (The test of this page repeats both.)
+# The KL of the second batch tells the same, because it shows what the first training step has done.
 #
 # Now run the cell: which of the two settings is it?
 # </details>
@@ -714,7 +724,7 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 # %% [markdown] tags=["exercise"]
 # <details><summary>What a good answer contains</summary>
 #
-# In all three runs the clip fraction of the first step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0
+# In all three runs the clip fraction of the first training step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0
 # in run B and 0.25 in run C.
 #
 # - **Run B has collapsed.** Its gold falls back in the second half. Its responses are nearly as long as allowed, and
@@ -779,7 +789,7 @@ show.microscope(after[place + measures], "ratio", text="all")
 # | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after. A clipped token moves on, although update 4 does not even use its response |
 # | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped. It has moved in the wrong direction, so it keeps its gradient and can come back |
 #
-# **Why *er* moves on.** We repeated this step with one change each.
+# **Why *er* moves on.** We repeated this training step with one change each.
 #
 # - *Momentum:* with the gradient of update 4 set to 0, the log-probability of *er* falls just as far in this update: by
 #   0.16 instead of 0.15.
@@ -865,7 +875,7 @@ final.loc[settings].round(2)
 #   the KL 4.1 instead of 4.2, and more gold: 2.01 against 1.76. So going further helped, not the extra epochs.
 # - *Without* the clip, eight epochs go further still, and gain almost nothing over two: they collapsed.
 # - With two epochs, the gold of *as it is* and *no clip* is nearly the same. The KL is higher without the clip.
-# - Eight epochs with the clip reach a clip fraction of 42 % at their peak, in step 4, and still have a high gold.
+# - Eight epochs with the clip reach a clip fraction of 42 % at their peak, in training step 4, and still have a high gold.
 #   So a high clip fraction alone is no damage.
 #
 # **A log-ratio can be negative, the KL divergence cannot.** Say that two alternatives are possible at one position.
@@ -882,16 +892,16 @@ final.loc[settings].round(2)
 #   $L^V = \tfrac12 \max\big((V - T)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - T)^2\big)$.
 #   A value that has moved by more than $c$ towards its target gets no gradient. In our runs the critic learns
 #   as well without it.
-# - *Whitening.* In our runs the gold is about the same without it. Its scale has no effect here, because all
-#   gradients are longer than 1 and are shortened to 1.
+# - *Whitening.* In our runs the gold is about the same without it. The scale of the advantages has no effect here,
+#   because all gradients of the actor are longer than 1 and are shortened to 1.
 # - *A penalty for a missing EOS.* A response that is cut off at `max_new_tokens` has no end. Its score is lowered by 1.
 # - *Micro-batches.* A minibatch that is too large for the memory is split, and the gradients of its parts are
 #   added up. Divide the losses of each part by the number of tokens of the *whole* minibatch.
-# - *A learning-rate schedule.* The clip fraction follows it. In step 19 of section 6 the rate is 2e-5, as in section 4.
-#   There the clip fraction is 0.5 %, as in the third step of section 4. (In the very first step it is 6 % in both. Our
-#   optimiser, AdamW, moves each weight by the full rate in its first update.)
+# - *A learning-rate schedule.* The clip fraction follows it. In training step 19 of section 6 the rate is 2e-5, as in
+#   section 4. There the clip fraction is 0.5 %, as in the third training step of section 4. (In the very first training
+#   step it is 6 % in both. Our optimiser, AdamW, moves each weight by the full rate in its first update.)
 # - *A warm-up of the critic* (`critic_warmup`) trains it alone first. It is off. The critic learns fast beside the
-#   actor: in the runs of section 6 its explained variance is 0.42 after one step.
+#   actor: in the runs of section 6 its explained variance is 0.42 after one training step.
 #
 # **PPO without a clip.** The PPO paper has a second form, with a penalty that grows
 # smoothly as the policy leaves the old one:

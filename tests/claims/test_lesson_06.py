@@ -709,7 +709,7 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("The actor writes a short review", config.batch_size)
         said("stands wherever log-probabilities are computed", temperature)
         said("adds tensors to the batch", True)
-        said("because all gradients are longer than", 1, config.actor.max_grad_norm)
+        said("because all gradients of the actor are longer than", 1, config.actor.max_grad_norm)
         whitened = [mean(runs, v, "gold") for v in ("as it is", "no whitening")]
         said("the gold is about the same without it", abs(whitened[0] / whitened[1] - 1) < 0.1)
         said("After the last token", 0)
@@ -717,8 +717,10 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("The importance ratio compares with", 1)
         # 5: one token
         said("Responses are numbered from", recorded.text.min(), 1, 1)
-        said("Here are these three tokens before update", 1)
-        said("The picture shows step", int(re.search(r"This is step (\d+) of", picture)[1]))
+        said("Here are these three tokens before update", 1, 1)
+        said(
+            "The picture shows training step", int(re.search(r"This is step (\d+) of", picture)[1])
+        )
         token, after = (followed(recorded, 1, name) for name in (" moving", " portrait"))
         now, then = token.iloc[0], after.iloc[0]
         assert now.reward == pytest.approx(-config.kl.kl_coef * now.kl, abs=1e-4)
@@ -732,6 +734,7 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         logprob = round(token.logprob[1], 3), round(-token.old_logprob[1], 3)
         said("| ratio in update", 2, *logprob, math.exp(sum(logprob)))
         assert round(math.exp(sum(logprob)), 3) == round(token.ratio[1], 3)
+        said("The log-probability", token.logprob[1])
         said("| loss in update", 2, -token.ratio[1], now.advantage, -token.ratio[1] * now.advantage)
         assert token.used.tolist() == [False, True, True, False, False]
         first_use = token.used.tolist().index(True) + 1  # updates count from 1
@@ -790,8 +793,10 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         better = free.mean(0)[3] > clip.mean(0)[-1] and free[:, 3].min() > clip[:, -1].min()
         said("**Stopping early** is better than the clip here", bool(better))
         more = free.mean(0) - clip.mean(0)  # after one update nothing is clipped yet
-        said("gain more on average without the clip, few or many", more[2:].min() > 0.05)
-        said("But on an unlucky batch many do damage", free[:, -1].min() < -0.3)
+        said("the true score rises more without the clip", more[2:].min() > 0.05)
+        said("many updates without the clip lower the true score", free[worst, -1] < -0.3)
+        spared = clip[worst, -1] - free[worst, -1]
+        said("prevents most of this damage", spared > -0.7 * free[worst, -1])
         # 7: a run
         said("`train_ppo` with its usual settings:", config.steps, config.batch_size, len(SEEDS))
         plain = one_batch_config({"seed": 0})
@@ -808,14 +813,14 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("has no end. Its score is lowered by", config.missing_eos_penalty)
         plain_share = experiments.results("one_batch_history").clip_fraction
         clipped_late = tour[tour.step == LATE].clip_fraction.mean()
-        said("In step", LATE, rates()[LATE])
+        said("In training step", LATE, rates()[LATE])
         said(
             "There the clip fraction is",
             clipped_late,
             abs(clipped_late - plain_share[2]) < 0.001,
         )
-        said("In the very first step it is", plain_share[0])
-        said("In the very first step it is", tour[tour.step == 0].clip_fraction.mean())
+        said("In the very first training step it is", plain_share[0])
+        said("In the very first training step it is", tour[tour.step == 0].clip_fraction.mean())
         said("| **score** |", round(start.score), tour[tour.step > 15].score.mean())
         liked, by_reference = (policy_share, 1 - policy_share), (reference_share, 0.8)
         parts = [p * math.log(p / q) for p, q in zip(liked, by_reference, strict=True)]
@@ -935,7 +940,7 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("so the KL penalty is", 0, leash[leash.step == 0].kl.abs().max() < 1e-3)
         full, fifth = clipped_in_the_first_step
         said(
-            "In its first step, section 4 clips",
+            "In its first training step, section 4 clips",
             fifth,
             5,
             0.2 < full < 0.3,
@@ -943,8 +948,8 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         )
         unnamed = leash[leash.variant.isin(drawn) & (leash.step == 0)]
         first_clip = unnamed.clip_fraction.groupby(unnamed.seed)
-        said("of the first step is the same", (first_clip.nunique() == 1).all())
-        said("of the first step is the same", unnamed.clip_fraction.mean())
+        said("of the first training step is the same", (first_clip.nunique() == 1).all())
+        said("of the first training step is the same", unnamed.clip_fraction.mean())
         said("So it is the KL coefficient:", *(float(v.split()[-1]) for v in drawn))
         second = leash[leash.variant.isin(drawn) & (leash.step == 1)].groupby("seed").kl
         said(
