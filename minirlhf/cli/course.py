@@ -69,7 +69,8 @@ def grade(
         Path | None,
         option(
             RUN,
-            "A text file with the class, one name on a line. Who has no file is listed, too.",
+            "A text file with the class, one name on a line. Who has no file is listed, too, and "
+            "who is not in it is named.",
             show_default="only those who have a file",
         ),
     ] = None,
