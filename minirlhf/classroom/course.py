@@ -30,7 +30,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from minirlhf.runtime import ROOT, atomic_path, check, need_checkout
+from minirlhf.runtime import ROOT, atomic_path, check, lesson_sources
 
 NOTEBOOKS = ROOT / "notebooks"
 TAGS = {"predict", "exercise", "solution", "shared", "raises-exception"}
@@ -163,10 +163,9 @@ def notebook_sources(names: list[str] | None = None) -> list[Path]:
         names: only the files whose name begins with one of these, such as `00` or `01_why_rlhf`.
 
     Raises:
-        ValueError: no source begins with one of the names, or there is no repository.
+        ValueError: no source begins with one of the names, or there are no sources.
     """
-    need_checkout("The course")
-    every = sorted((NOTEBOOKS / "src").glob("*.py"))
+    every = lesson_sources("The course")
     for name in names or ():
         check(
             "notebook",

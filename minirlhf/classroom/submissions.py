@@ -16,9 +16,8 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
 from minirlhf.classroom.check import EXERCISES
-from minirlhf.runtime import ROOT, need_checkout
+from minirlhf.runtime import lesson_sources
 
-SOURCES = ROOT / "notebooks" / "src"
 RESULT = "_answer"  # the name of an answer after its statements have run
 NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 DEFINITIONS = ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom
@@ -70,6 +69,17 @@ def read_submissions(folder: str | Path) -> list[Submission]:
         ValueError: the folder does not exist or holds no such file.
     """
     folder = Path(folder)
+    return [read_submission(path, _student(path, folder)) for path in _files(folder)]
+
+
+def students_in(folder: str | Path) -> list[str]:
+    """The students who have a file in a folder, each once. See read_submissions."""
+    folder = Path(folder)
+    return list(dict.fromkeys(_student(path, folder) for path in _files(folder)))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The notebooks and Python files in a folder and in the folders below it."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder. Give the folder that holds the submissions.")
     files = [
@@ -85,11 +95,12 @@ def read_submissions(folder: str | Path) -> list[Submission]:
         raise ValueError(
             f"{folder} holds no notebook (.ipynb) and no Python file (.py), here or in its folders."
         )
-    return [read_submission(path, _student(path.relative_to(folder))) for path in files]
+    return files
 
 
-def _student(path: Path) -> str:
-    return path.parts[0] if len(path.parts) > 1 else path.stem
+def _student(path: Path, folder: Path) -> str:
+    below = path.relative_to(folder)
+    return below.parts[0] if len(below.parts) > 1 else below.stem
 
 
 def read_submission(path: Path, student: str = "") -> Submission:
@@ -268,7 +279,7 @@ def needed_code(cells: list[str], code: str) -> str:
 def _blanks() -> dict[str, str]:
     """exercise -> the shape of the function that its lesson gives."""
     shapes: dict[str, str] = {}
-    for source in sorted(SOURCES.glob("*.py")):
+    for source in lesson_sources("Grading"):
         for statement in ast.parse(source.read_text(encoding="utf-8")).body:
             if isinstance(statement, ast.FunctionDef) and statement.name in EXERCISES:
                 shapes.setdefault(statement.name, _shape(statement))  # the solution comes later
@@ -283,8 +294,7 @@ def exercises_of_lessons() -> dict[str, tuple[str, ...]]:
         ValueError: the lessons are not there.
     """
     lessons = {}
-    need_checkout("Grading")
-    for source in sorted(SOURCES.glob("*.py")):
+    for source in lesson_sources("Grading"):
         statements = ast.parse(source.read_text(encoding="utf-8")).body
         asked = [exercise for statement in statements for exercise, _ in calls(statement)]
         lessons[source.stem] = tuple(dict.fromkeys(asked))

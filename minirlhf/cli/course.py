@@ -69,7 +69,8 @@ def grade(
         Path | None,
         option(
             RUN,
-            "A text file with the class, one name on a line. Who has no file is listed, too.",
+            "A text file with the class, one name on a line. Who has no file is listed, too, and "
+            "who is not in it is named.",
             show_default="only those who have a file",
         ),
     ] = None,
@@ -87,22 +88,28 @@ def grade(
 
     Example: minirlhf grade submissions --exercise ppo_loss --exercise gae_advantages
     """
-    from minirlhf.runtime import need_checkout
+    from minirlhf.runtime import lesson_sources
 
-    need_checkout("Grading")  # before the next import, which needs packages of the notebooks
+    lesson_sources("Grading")  # before the next imports, which need packages of the notebooks
     from minirlhf.classroom.grading import by_student, grade_folder, sentences, write_grades
+    from minirlhf.classroom.submissions import students_in
 
-    names = lines_of(students) if students else []
+    names = class_of(students) if students else []
 
     def graded(submission: "Submission", grades: "pd.DataFrame") -> None:
         write_grades(grades, out)  # after each file, so that an interruption loses little
         say(f"Checked {printable(str(submission.path))}.")
 
     check("folder", folder, bool(folder.strip()), "a folder with the files of students")
+    if students and (others := [name for name in students_in(folder) if name not in names]):
+        say(
+            f"Not in {students}: {', '.join(map(printable, others))}. Each is one more student in "
+            "the tables. If you did not mean that, name the folder or file as in the class."
+        )
     grades = grade_folder(
         Path(folder),
         exercises=tuple(exercise or ()),
-        students=tuple(name.strip() for name in names if name.strip()),
+        students=tuple(names),
         seconds=seconds,
         seed=seed,
         on_file=graded,
@@ -116,16 +123,26 @@ def grade(
     say(f"{overview}: a row for each student.")
 
 
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file.
+def class_of(path: Path) -> list[str]:
+    """The names of the students in a text file, one on a line.
 
     Raises:
-        ValueError: it cannot be read, or it is not UTF-8.
+        ValueError: it cannot be read, it is not UTF-8, or two lines have the same name.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"The file '{path}' cannot be read as UTF-8 text: {error}.") from error
+    line_of: dict[str, int] = {}
+    for number, name in enumerate(map(str.strip, lines), start=1):
+        if name in line_of:
+            raise ValueError(
+                f"Lines {line_of[name]} and {number} of {path} are both '{printable(name)}': give "
+                "two students two names, here and in the folders, or delete one of the lines."
+            )
+        if name:
+            line_of[name] = number
+    return list(line_of)
 
 
 @app.command()

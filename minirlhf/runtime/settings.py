@@ -113,6 +113,26 @@ def need_checkout(what: str) -> None:
         )
 
 
+def lesson_sources(what: str) -> list[Path]:
+    """The sources of the lessons, notebooks/src/*.py, in order.
+
+    Args:
+        what: what needs them, for the message.
+
+    Raises:
+        ValueError: there is no repository, or its folder notebooks/src is missing or empty.
+    """
+    need_checkout(what)
+    folder = ROOT / "notebooks" / "src"
+    sources = sorted(folder.glob("*.py"))
+    if not sources:
+        raise ValueError(
+            f"{what} needs the sources of the lessons, and the folder {folder} is missing or "
+            "empty: work in a full copy of the repository."
+        )
+    return sources
+
+
 def commit(*outputs: Path) -> str:
     """The git commit of the working tree, for the records. Ask for it before the run begins.
 

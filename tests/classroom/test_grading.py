@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from minirlhf import cli
+from minirlhf.classroom.course import notebook_sources
 from minirlhf.classroom.grading import (
     COLUMNS,
     RESULTS,
@@ -18,7 +19,7 @@ from minirlhf.classroom.grading import (
     sentences,
     write_grades,
 )
-from minirlhf.classroom.submissions import RESULT, Answer
+from minirlhf.classroom.submissions import RESULT, Answer, _blanks, exercises_of_lessons
 from minirlhf.runtime import ROOT
 from tests.tiny import needs_posix
 
@@ -238,3 +239,48 @@ def test_the_command_writes_the_rows_and_says_the_sentences(tmp_path):
         "of": 1,
         "in_sft_units": "passed",
     }
+
+
+@pytest.mark.parametrize("make", [lambda folder: None, lambda folder: folder.mkdir(parents=True)])
+def test_a_copy_without_the_sources_is_refused_before_the_first_answer(tmp_path, monkeypatch, make):
+    monkeypatch.setattr("minirlhf.runtime.settings.ROOT", tmp_path)
+    make(tmp_path / "notebooks" / "src")
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "anna.py").write_text(RIGHT)
+    out = ["--out", str(tmp_path / "out" / "a.csv")]
+    for given in (["grade", str(tmp_path / "class"), *out], ["assignment", "05", *out], ["course"]):
+        error = str(CliRunner().invoke(cli.app, given).exception)
+        assert "needs the sources of the lessons" in error and "full copy" in error
+        assert str(tmp_path / "notebooks" / "src") in error
+    for read in (exercises_of_lessons, _blanks, notebook_sources):
+        with pytest.raises(ValueError, match="needs the sources of the lessons"):
+            getattr(read, "__wrapped__", read)()
+    assert not (tmp_path / "out").exists()
+
+
+def test_who_is_not_in_the_class_is_named(tmp_path):
+    names, folder = tmp_path / "class.txt", tmp_path / "handed in"
+    for student in ("anna", "ben_2"):
+        (folder / student).mkdir(parents=True)
+        (folder / student / "a.py").write_text(RIGHT)
+    names.write_text("anna\n\nben\n")
+    given = ["grade", str(folder), "--students", str(names), "--out", str(tmp_path / "g.csv")]
+    result = CliRunner().invoke(cli.app, [*given, "--exercise", "in_sft_units"])
+    assert result.output.startswith(f"Not in {names}: ben_2. Each is one more student")
+    assert pd.read_csv(tmp_path / "g_by_student.csv")["student"].tolist() == [
+        "anna",
+        "ben_2",
+        "ben",
+    ]
+    names.write_text("anna\nben_2\n")
+    assert "Not in" not in CliRunner().invoke(cli.app, given).output
+
+
+def test_two_students_of_the_same_name_are_refused(tmp_path):
+    (tmp_path / "class.txt").write_text("anna\nben\n\nanna \n")
+    (tmp_path / "anna.py").write_text(RIGHT)
+    out = tmp_path / "out" / "g.csv"
+    given = ["grade", str(tmp_path), "--students", str(tmp_path / "class.txt"), "--out", str(out)]
+    error = str(CliRunner().invoke(cli.app, given).exception)
+    assert error.startswith("Lines 1 and 4 of ") and "are both 'anna'" in error
+    assert not out.exists()
