@@ -364,10 +364,10 @@ show.lines({"factor": factor}, p, ylim=(0, 4.2), **labels)
 # Very hard and very easy ones. At $p$ = 2 % and at 98 % the factor is 3.7, at 50 % only 2.0.
 # </details>
 #
-# A factor that all prompts share works like a larger learning rate. So only the ratio of two factors counts.
-# Beside a prompt with $p$ = 50 %, a hard one with 2 % weighs 3.7 / 2.0 = 1.9 times as much as without the
-# division. It still pulls less, because most of its groups have no right answer: the mean of
-# $\sigma$ is 0.07, and 0.50 at $p$ = 50 %.
+# A factor that all prompts share changes no prompt's share of the gradient. So only the ratio of two factors
+# counts. Beside a prompt with $p$ = 50 %, a hard one with 2 % weighs 3.7 / 2.0 = 1.9 times as much as without the
+# division. It still pulls less, because most of its groups have no right answer: the mean of $\sigma$ is 0.07, and
+# 0.50 at $p$ = 50 %.
 #
 # Why is its factor so large? Here are its groups:
 #
