@@ -7,6 +7,7 @@ imports, functions and classes, and of the other statements those that an answer
 import ast
 import re
 import symtable
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -100,7 +101,8 @@ def _files(folder: Path) -> list[Path]:
 
 def _student(path: Path, folder: Path) -> str:
     below = path.relative_to(folder)
-    return below.parts[0] if len(below.parts) > 1 else below.stem
+    name = below.parts[0] if len(below.parts) > 1 else below.stem
+    return unicodedata.normalize("NFC", name)  # a Mac writes an accent as a letter of its own
 
 
 def read_submission(path: Path, student: str = "") -> Submission:

@@ -1,5 +1,6 @@
 """Commands of the classroom: course, grade, assignment."""
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,7 +135,8 @@ def class_of(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"The file '{path}' cannot be read as UTF-8 text: {error}.") from error
     line_of: dict[str, int] = {}
-    for number, name in enumerate(map(str.strip, lines), start=1):
+    names = [unicodedata.normalize("NFC", line.strip()) for line in lines]
+    for number, name in enumerate(names, start=1):
         if name in line_of:
             raise ValueError(
                 f"Lines {line_of[name]} and {number} of {path} are both '{printable(name)}': give "

@@ -276,6 +276,20 @@ def test_who_is_not_in_the_class_is_named(tmp_path):
     assert "Not in" not in CliRunner().invoke(cli.app, given).output
 
 
+def test_an_accent_of_a_mac_is_that_of_the_class(tmp_path):
+    composed, apart = "Zo\u00eb", "Zoe\u0308"  # one letter, or e and two dots
+    folder = tmp_path / "handed in"
+    (folder / apart).mkdir(parents=True)
+    (folder / apart / "a.py").write_text(RIGHT)
+    names, out = tmp_path / "class.txt", tmp_path / "g.csv"
+    given = ["grade", str(folder), "--students", str(names), "--out", str(out)]
+    for written in (composed, apart):
+        names.write_text(f"{written}\n", encoding="utf-8")
+        result = CliRunner().invoke(cli.app, [*given, "--exercise", "in_sft_units"])
+        assert "Not in" not in result.output
+        assert pd.read_csv(tmp_path / "g_by_student.csv")["student"].tolist() == [composed]
+
+
 def test_two_students_of_the_same_name_are_refused(tmp_path):
     (tmp_path / "class.txt").write_text("anna\nben\n\nanna \n")
     (tmp_path / "anna.py").write_text(RIGHT)
