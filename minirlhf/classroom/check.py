@@ -105,6 +105,13 @@ from minirlhf.classroom.lessons.lesson_15b import (
     progress_of_steps,
     steps_read,
 )
+from minirlhf.classroom.lessons.lesson_16 import (
+    best_of_n_gold,
+    distance,
+    early_stop,
+    kept_probs,
+    peak_of_rl,
+)
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}
 __all__ = [

@@ -44,6 +44,9 @@ ON_FIRST_USE = {
     "evidence_of": "planted",
     "false_steps": "planted",
     "planted_pairs": "planted",
+    "fitted_curves": "overoptimisation_curves",
+    "gain_curves": "overoptimisation_curves",
+    "gold_pairs": "overoptimisation",
 }
 
 __all__ = [

@@ -64,9 +64,11 @@ def fitted_curves(
 ) -> pd.DataFrame:
     """The law fitted to the gold curves, and the peak that was observed.
 
-    Of best-of-n the ends _low and _high are a 95 % interval: seeds and films are drawn anew `draws`
-    times, and each draw is fitted. Of rl they are the range of the fits of the single seeds,
-    because three seeds are too few for such an interval.
+    Of best-of-n one curve is fitted, the mean over seeds and films. The ends _low and _high are a
+    95 % interval: seeds and films are drawn anew `draws` times, and each draw is fitted. Of rl each
+    seed is fitted alone, because the seeds reach different distances. alpha and beta are the means
+    of these fits, peak is that of these means, and the ends are the range of the fits: three seeds
+    are too few for an interval.
 
     Args:
         history, rows, way, variants: as in `gain_curves`.
@@ -77,7 +79,7 @@ def fitted_curves(
         infinity where it never turns), each with its ends _low and _high; observed_peak, the
         distance of the highest mean gain among the points; observed_gain, that gain; max_d, the
         largest distance; share_peaked, the share of the draws (of rl: of the seeds) whose fitted
-        peak lies before max_d.
+        peak lies before max_d (of rl: before the largest distance of that seed).
 
     Raises:
         ValueError: fewer than two points of a variant reach min_d, or `draws` is below 1.
@@ -95,25 +97,23 @@ def fitted_curves(
                 f"its largest distance is {own.d.max():.2f}. Give a smaller min_d."
             )
         if way == "best-of-n":
-            curves = _drawn_best_of_n(history[history.variant == name], draws)
+            whole, *drawn = _drawn_best_of_n(history[history.variant == name], draws)
+            middle, ends = _fit(*whole, way, min_d), [0.025, 0.975]
         else:
-            curves = _all_and_each_seed(own)
-        fits = []
-        for d, gain in curves:
-            fitted = d >= min_d
-            alpha, beta = fit_overoptimisation(
-                torch.tensor(d[fitted]), torch.tensor(gain[fitted]), form=way
-            )
-            fits.append((alpha, beta, overoptimisation_peak(alpha, beta, form=way)))
-        values = np.array(fits)  # the first: of all seeds and films
-        ends = [0.025, 0.975] if way == "best-of-n" else [0, 1]
-        row: dict[str, float] = {}
-        for i, column in enumerate(("alpha", "beta", "peak")):
-            low, high = np.quantile(values[1:, i], ends, method="nearest")
-            row |= {column: values[0, i], f"{column}_low": low, f"{column}_high": high}
+            drawn = [(run.d.to_numpy(), run.gold.to_numpy()) for _, run in own.groupby("seed")]
+            middle, ends = None, [0, 1]
+        furthest = [d.max() for d, _ in drawn]
+        fits = [_fit(*curve, way, min_d) for curve in drawn]
+        alpha, beta = middle or np.mean(fits, axis=0)
+        peaks = [overoptimisation_peak(*each, form=way) for each in [(alpha, beta), *fits]]
+        values = np.column_stack([fits, peaks[1:]])
+        row: dict[str, float] = {"alpha": alpha, "beta": beta, "peak": peaks[0]}
+        for i, column in enumerate([*row]):
+            low, high = np.quantile(values[:, i], ends, method="nearest")
+            row |= {f"{column}_low": low, f"{column}_high": high}
         best = mean.gold.idxmax()
         row |= {"observed_peak": mean.d[best], "observed_gain": mean.gold[best]}
-        row |= {"max_d": mean.d.max(), "share_peaked": (values[1:, 2] < mean.d.max()).mean()}
+        row |= {"max_d": mean.d.max(), "share_peaked": (values[:, 2] < furthest).mean()}
         table[name] = row
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("variant")
 
@@ -133,7 +133,7 @@ def _drawn_best_of_n(history: pd.DataFrame, draws: int) -> Iterator[tuple[np.nda
         yield d[1:], mean[1:] - mean[0]
 
 
-def _all_and_each_seed(points: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(d, gain) of all steps: of all seeds together, then of each seed."""
-    for some in (points, *(group for _, group in points.groupby("seed"))):
-        yield some.d.to_numpy(), some.gold.to_numpy()
+def _fit(d: np.ndarray, gain: np.ndarray, way: str, min_d: float) -> tuple[float, float]:
+    """alpha and beta of the points with a distance of at least min_d."""
+    fitted = d >= min_d
+    return fit_overoptimisation(torch.tensor(d[fitted]), torch.tensor(gain[fitted]), form=way)

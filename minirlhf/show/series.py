@@ -34,8 +34,8 @@ def lines(
     """Series over a common axis, one line per name, side by side in panels if wanted.
 
     One panel: `lines({"clip": y, "no clip": z}, x)`. Several: `lines({"bias": {"V": b}, "noise":
-    {"V": n}}, x)`, a dict per panel title. `ylabel`, `log`, `reference` and `ylim` may be dicts
-    by panel title.
+    {"V": n}}, x)`, a dict per panel title. `bands`, `ylabel`, `log`, `reference` and `ylim` may be
+    dicts by panel title.
 
     Args:
         series: name -> values. Values in two dimensions are (runs, points): the line is the mean
@@ -49,8 +49,8 @@ def lines(
         order: all names of the lesson, so that each keeps its colour.
 
     Raises:
-        ValueError: there is nothing to draw, lengths differ, or a log axis gets values of 0 or
-            below.
+        ValueError: there is nothing to draw, lengths differ, a band belongs to no series, or a log
+            axis gets values of 0 or below.
     """
     if not isinstance(series, Mapping) or not series:
         raise ValueError("lines needs a dict of at least one name and its values.")
@@ -59,7 +59,8 @@ def lines(
     nested = isinstance(next(iter(series.values())), Mapping)
     panels = series if nested else {title: series}
     drawn = {
-        panel: _series_of(content, x, bands or {}, spread) for panel, content in panels.items()
+        panel: _series_of(content, x, _bands_of(bands or {}, panel, panels), spread)
+        for panel, content in panels.items()
     }
     style = look.styles([name for content in drawn.values() for name in content], order)
     with look.page():
@@ -100,6 +101,24 @@ def _series_of(
         str(name): _one_series(str(name), values, _x_of(name, x), bands.get(name), spread)
         for name, values in content.items()
     }
+
+
+def _bands_of(bands: Mapping, panel: str, panels: Mapping) -> Mapping:
+    """The bands of one panel. They are given panel by panel if all values are dicts."""
+    by_panel = bool(bands) and all(isinstance(each, Mapping) for each in bands.values())
+    known = panels if by_panel else {name for content in panels.values() for name in content}
+    _only_known(bands, known)
+    if not by_panel:
+        return bands
+    own = bands.get(panel, {})
+    _only_known(own, panels[panel])
+    return own
+
+
+def _only_known(bands: Mapping, known: Iterable) -> None:
+    if unknown := [name for name in bands if name not in known]:
+        names = ", ".join(map(str, known))
+        raise ValueError(f"bands has {unknown[0]!r}; it must name one of {names}.")
 
 
 def _x_of(name: str, x: look.Numbers | Mapping | None) -> look.Numbers | None:

@@ -406,6 +406,38 @@ DIFFERENT = {  # right answers written in another way
             for i in range(4)
         ]
     ),
+    "best_of_n_gold": lambda gold, proxy, n: torch.stack(
+        [
+            gold[max(some, key=lambda i: proxy[i])]
+            for some in itertools.combinations(range(len(gold)), n)
+        ]
+    ).mean(),
+    "kept_probs": lambda p, s, n: torch.stack(
+        [
+            sum(
+                p[list(some)].prod()
+                for some in itertools.product(range(len(p)), repeat=n)
+                if max(some, key=lambda i: s[i]) == kept
+            )
+            for kept in range(len(p))
+        ]
+    ),
+    "distance": lambda x, m: (x.masked_fill(~m, 0.0).sum() / len(x)) ** 0.5,
+    "peak_of_rl": lambda d, y: torch.tensor(
+        scipy.optimize.minimize_scalar(
+            lambda x, c: -x * (c[0] - c[1] * math.log(x)),
+            bounds=(0.01, 1000),
+            args=(np.linalg.lstsq(np.stack([d, -d * d.log()], 1), y.numpy(), rcond=None)[0],),
+            method="bounded",
+            options={"xatol": 1e-9},
+        ).x
+    ),
+    "early_stop": lambda held_out, patience: next(
+        best
+        for end in range(1, len(held_out) + 1)
+        for best in [held_out[:end].argmax()]
+        if end == len(held_out) or end - 1 - best >= patience
+    ),
     "orpo_loss": lambda c, r, b: (
         -c
         + b

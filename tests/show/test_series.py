@@ -50,6 +50,24 @@ def test_bands_may_be_given():
     assert band.get_paths()[0].get_extents().bounds == (0, 0, 1, 5)
 
 
+def test_bands_may_be_given_panel_by_panel():
+    figure = show.lines(
+        {"bias": {"V": [1, 2]}, "noise": {"V": [3, 4]}},
+        bands={"bias": {"V": ([0, 1], [2, 5])}, "noise": {"V": ([2, 3], [4, 5])}},
+    )
+    for axes, low, height in zip(figure.axes, (0, 2), (5, 3), strict=True):
+        (band,) = axes.collections
+        assert band.get_paths()[0].get_extents().bounds == (0, low, 1, height)
+
+
+def test_a_band_belongs_to_a_series_that_has_the_name_of_its_panel():
+    band = ([0, 1], [2, 5])
+    for series in ({"clip": [1, 2]}, {"clip": {"clip": [1, 2]}}):
+        figure = show.lines(series, bands={"clip": band}, title="clip")
+        (drawn,) = figure.axes[0].collections
+        assert drawn.get_paths()[0].get_extents().bounds == (0, 0, 1, 5)
+
+
 def test_panels_have_their_own_lines_options_and_one_legend():
     figure = show.lines(
         {"bias": {"V": [1, 2]}, "noise": {"V": [3, 4], "no V": [5, 6]}},
@@ -120,6 +138,21 @@ def test_a_gap_is_left_where_a_value_is_nan():
         ({"a": [1, 2]}, {"x": [1, math.nan]}, "The x of 'a' has a value that is NaN"),
         ({"a": [1, 2]}, {"x": {"b": [1, 2]}}, "no x for series 'a'"),
         ({"a": [1, 2]}, {"bands": {"a": ([1], [2])}}, "2 points but 1 lower ends"),
+        (
+            {"a": [1, 2]},
+            {"bands": {"b": ([0, 1], [2, 3])}},
+            "bands has 'b'; it must name one of a",
+        ),
+        (
+            {"bias": {"V": [1, 2]}, "noise": {"W": [1, 2]}},
+            {"bands": {"bias": {"W": ([0, 1], [2, 3])}}},
+            "bands has 'W'; it must name one of V",
+        ),
+        (
+            {"bias": {"V": [1, 2]}},
+            {"bands": {"nois": {"V": ([0, 1], [2, 3])}}},
+            "bands has 'nois'; it must name one of bias",
+        ),
         ({"a": [0, 2]}, {"log": "y"}, "0 or below, which a log axis cannot show"),
         ({"a": [1, 2]}, {"log": "x"}, "The x of 'a' has values of 0 or below"),
         ({"a": [1]}, {"names": "somewhere"}, 'it must be "legend" or "end"'),
