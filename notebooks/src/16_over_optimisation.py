@@ -20,7 +20,7 @@
 # - choose what to do about it: more labels, an ensemble, an early stop, a KL penalty.
 #
 # **You need** lesson 07 (the KL penalty), lesson 08 (reward models) and lesson 11 (GRPO). About
-# 30 minutes to read and 70 for the exercises.
+# 30 minutes to read and 60 for the exercises.
 
 # %%
 import copy
@@ -54,8 +54,8 @@ from minirlhf.classroom import FAST, check
 #
 # In words: the bracket is the gain *per unit of distance*. It begins with $\alpha$, and falls as the policy
 # goes further. $\beta$ says how fast it falls. In the end the gain itself falls, too. $\alpha$ and $\beta$ are
-# two numbers that are fitted to a run. (The formula for RL holds from about $d = 1$ on. Below that the
-# logarithm is negative, and the formula is too steep.)
+# two numbers that are fitted to a run. (The formula for RL holds from about $d = 1$ on: near
+# the start it is too steep. And this $\beta$ is not the KL coefficient of lesson 07.)
 
 # %% [markdown]
 # ## 2. Best-of-n by hand
@@ -107,8 +107,8 @@ table.round(2)
 # - **The proxy** rises all the way. It cannot warn us.
 # - **The KL** does not grow without end. It approaches $\log(1 / 0.1)$ = 2.30 nats, where D is always
 #   kept.
-# - **bound** is $\log n - (n-1)/n$. The KL is never larger (Beirami et al. 2024), and it is hardly
-#   smaller while every single response is much rarer than $1/n$. Whole reviews of a language model are, so
+# - **bound** is $\log n - (n-1)/n$. The KL is never larger than this (Beirami et al. 2024), and hardly
+#   smaller than this while every single response is much rarer than $1/n$. Whole reviews of a language model are, so
 #   we use this bound as their KL. It needs only $n$. ("Going further" derives it.)
 # </details>
 
@@ -200,7 +200,7 @@ table.round(2)
 # <details><summary>What you should see</summary>
 #
 # Gold rises by about 0.5 only, from 0.4 to 0.9. If you choose by gold itself, it rises to about 2.5.
-# So most of what the poor proxy sees as better is its own error. But gold still rises: best-of-n
+# So the poor proxy finds a quarter of what there is to gain. But gold still rises: best-of-n
 # does not go far, $d$ is 1.8 at the end.
 # </details>
 
@@ -269,7 +269,7 @@ table = evaluate.token_table(
 show.microscope(table, "prefix_reward", text="all")
 
 # %% [markdown]
-# *The chick* alone gets a score of 2, and *the chick with the chick with the chick* gets 5. This is a fault of *this* proxy. Two
+# *The chick with the chick with the chick* gets a score of 5. With *film* in the place of *chick* it is 1. This is a fault of *this* proxy. Two
 # others, each trained on 200 other labels, led to *young young* and to *if if if if*. In the 400 reviews of our
 # labels, *chick* stands only once. One review can hardly teach the proxy what *chick* is worth. And nothing
 # corrects it now: the labels are older than such reviews.
@@ -325,8 +325,8 @@ show.lines(
 )
 
 # %% [markdown]
-# More labels lift the curve. The highest gain of a run is 1.4 with 200 labels, 2.4 with 1,000 and 2.7 with
-# 5,000, on average over nine runs each.
+# Near the start the curves agree. Further out, more labels are better. Averaged over all sizes, the highest gain of a run is 1.4 with 200 labels, 2.4 with 1,000 and 2.7 with
+# 5,000.
 #
 # **Is there a peak?** Of these 27 runs, 20 end at least 0.3 below their highest gold. So yes, in most
 # runs. But it lies at $d$ = 3 in one run and at 10 in another, and some runs do not fall at all.
@@ -354,7 +354,7 @@ show.lines(panels, places, xlabel="distance d", ylabel="gain in gold")
 #   grows in the same proportion. So the curve gets higher, but its peak, which depends on $\alpha / \beta$ only,
 #   stays near $d$ = 8.
 # - **Best-of-n**: gold still rises at $n$ = 1,024, for every kind. But that is only $d$ = 2.4. So we see no peak.
-#   The fits put it between $d$ = 4 and 12, and one of the intervals has no upper end: these points do not tell where.
+#   The fits put it between $d$ = 4 and 12, far outside of what we measured.
 #
 # %% [markdown]
 # ## 7. What does the policy find?
@@ -373,7 +373,7 @@ one.pivot_table(index="step", columns="seed", values=judges).loc[::5].round(2)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **gold** falls in all three runs: from 3.0, 2.5 and 3.3 at the highest to 1.9, 2.3 and 2.2 at the end.
+# - **gold** rises to 3.0, 2.5 and 3.3, and ends at 1.9, 2.3 and 2.2: a clear fall in two of the three runs.
 # - **gold_ensemble** rises to about 3 in each run, and stays there.
 # - **lexicon** disagrees with itself. It ends at 0.97 in the run of seed 2, and at 0.00 in that of seed 1, which
 #   writes *moving* again and again: its list does not have this word.
@@ -396,7 +396,7 @@ show.texts(pd.DataFrame({f"step {step}": texts[step] for step in (0, 8, 16, 32)}
 # *touching, compelling, moving, funny, lovely* gets 2.9. *gold_ensemble* reads whole sentences, but it has never
 # seen such lists either.
 #
-# So another judge shows those errors of the proxy that it does not share. Read samples as well.
+# So another judge finds an error of the proxy only if it does not make the same error. Read samples as well.
 
 # %% [markdown]
 # ## 8. What helps?
@@ -433,9 +433,8 @@ show.lines(panels, x, xlabel="distance d", ylabel="gain in gold")
 #   1.0 and 1.3.
 # - **The lowest** and **the mean minus the variance** are not better with every seed.
 # - **The KL penalty** stays near the plain run's curve: at the same distance, gold is at most 0.34 away from
-#   it. But the policy is held at $d$ = 3.5 to 5.6, where most of the gain is made. There it ends with a
-#   gain of 2.1, and the plain run with 1.7. With the stronger penalty all three runs end higher than the
-#   plain ones.
+#   it. But it stops the policy at $d$ = 3.5 to 5.6, where most of the gain is made. Both coefficients end with
+#   a gain of 2.1. The plain run goes on and ends with 1.7.
 # </details>
 #
 # **When to stop?** Gold is not there to tell. So we take a second proxy of the same kind, trained on
@@ -456,9 +455,9 @@ each = rl.groupby(["variant", "seed"])[["gold", "held_out"]].apply(stopped)
 each.groupby("variant").mean().loc[kinds].round(2)
 
 # %% [markdown]
-# (These are scores, not gains.) The stop is better than the end in 12 of the 27 runs, and worse in 4. On average it
-# gains 0.28 (95 % interval −0.06 to 0.61), and the best step would gain 0.62. So it may help, but do not rely on
-# it: the second proxy is built like the first one, and shares some of its errors.
+# (These are scores, not gains.) The stop is better than the end in 12 of the 27 runs and worse in 4; the others
+# differ by less than 0.05. On average it gains 0.28, and the best step would gain 0.62. So it may help, but do not
+# rely on it: the second proxy is built like the first one, and shares some of its errors.
 
 # %% [markdown]
 # ## What to remember
@@ -470,8 +469,8 @@ each.groupby("variant").mean().loc[kinds].round(2)
 # - Gold gains $d(\alpha - \beta d)$ with best-of-n, and $d(\alpha - \beta \log d)$ with RL.
 # - The proxy cannot show the peak, because it rises to the end. Another judge can, where its errors differ
 #   from the proxy's. So read samples, too.
-# - More labels lift the whole curve. So does the mean of several reward models. A KL penalty, if it is strong
-#   enough, ends the run while gold is high.
+# - More labels give a higher peak, and so does the mean of several reward models. A KL penalty ends the run while
+#   gold is high.
 #
 # ## Exercises
 #
@@ -503,7 +502,7 @@ def kept_probs(probs, scores, n):
 check.kept_probs(kept_probs)
 
 # %% [markdown] tags=["exercise"]
-# **2. Best-of-n from samples** *(medium, 15 minutes)*. `gold` (N,) and `proxy` (N,) are the scores of
+# **2. Best-of-n from samples** *(medium, 10 minutes)*. `gold` (N,) and `proxy` (N,) are the scores of
 # N samples for one prompt. No two proxy scores are equal. Return the estimate of section 3 of the gold
 # score of best-of-n, one number.
 #
@@ -528,7 +527,7 @@ def best_of_n_gold(gold, proxy, n):
 check.best_of_n_gold(best_of_n_gold)
 
 # %% [markdown] tags=["exercise"]
-# **3. Find the bug** *(medium, 15 minutes)*. A colleague draws best-of-n and RL in one figure and
+# **3. Find the bug** *(medium, 10 minutes)*. A colleague draws best-of-n and RL in one figure and
 # says: "At the same distance, RL gains more." Gao and colleagues found the opposite: RL goes much
 # further for the same gold. The first cell has the colleague's figure, from our record. The second
 # cell has the function that computed the distances of RL. Its inputs are the log-ratios
@@ -583,7 +582,7 @@ check.distance(distance)
 draw(lambda rl: rl.kl.clip(lower=0) ** 0.5)
 
 # %% [markdown] tags=["exercise"]
-# **4. Where is the peak?** *(medium, 20 minutes)*. `d` (N,) and `gain` (N,) are the points of an RL
+# **4. Where is the peak?** *(medium, 15 minutes)*. `d` (N,) and `gain` (N,) are the points of an RL
 # run, all with $d \ge 1$. Fit $\alpha$ and $\beta$ by least squares, and return the distance at which the
 # fitted curve is highest. First on paper: where is the derivative of $d(\alpha - \beta \log d)$ zero?
 #
@@ -636,6 +635,8 @@ print(f"highest gold: d = {away[won.argmax()]:.1f}")
 # at each step. Return the step whose policy you keep: that of the highest score up to your stop.
 #
 # *Example:* with `held_out = [0, 1, 0.5, 0.4, 2]` and `patience = 2` you stop at step `3`, and keep step `1`.
+#
+# Then try it in the second cell on the run of exercise 4, with `patience = 5`: is your stop better than the end?
 
 
 # %% tags=["exercise"]
@@ -657,6 +658,14 @@ def early_stop(held_out, patience):
 
 
 check.early_stop(early_stop)
+
+# %% tags=["exercise"]
+# your try: column held_out of the run
+
+# %% tags=["solution"]
+kept_step = early_stop(torch.tensor(recorded.held_out.to_numpy()), patience=5)
+print(f"kept: step {kept_step}, gold {recorded.gold[kept_step]:.2f}")
+print(f"end: gold {recorded.gold.iloc[-1]:.2f}")
 
 # %% [markdown]
 # ## Questions
@@ -730,6 +739,9 @@ show.lines(
 # | The coefficients change smoothly with the size of the proxy | Not seen |
 # | More labels are better | Yes |
 # | A KL penalty stays on the same curve | Nearly |
+#
+# **How sure is the early stop?** Its 0.28 has a 95 % interval from −0.06 to 0.61. For it we first average over the
+# three sizes, because they have the same labels. Nine numbers are left: three seeds for each number of labels.
 #
 # **Can other runs tell you when to stop?** Say you know the gold of two seeds, and want to stop the third. You
 # choose the step at which the mean gold of the two is highest. Stopping there gives 0.25 more gold than the end

@@ -88,7 +88,7 @@ def test_the_numbers_of_lesson_16(rows, history, fits, runs, page):
         by_hand(said)
         live(said, page, rows, history)
         law(said, rows, history, runs, fits)
-        found(said, history)
+        found(said, history, runs)
         helps(said, rows, history, runs)
         questions(said, rows, runs)
         further(said, rows, history, fits, runs)
@@ -146,6 +146,9 @@ def live(said, page, rows, history):
     for change in (rise["proxy"], rise["gold"]):  # far from the next rounding
         assert abs(change * 10 % 1 - 0.5) > 0.02
     said("From $n$ =", 1, table.index[-1], rise["proxy"])
+    by_gold = table["gold, chosen by gold"]
+    quarter = rise["gold"] / (by_gold.iloc[-1] - by_gold.iloc[0])
+    said("So the poor proxy finds a quarter", 0.2 < quarter < 0.3)
     said("Gold rises by about", rise["gold"], *table["gold"].iloc[[0, -1]])
     said("If you choose by gold itself, it rises to about", table["gold, chosen by gold"].iloc[-1])
     said("best-of-n does not go far, $d$ is", table["d"].iloc[-1])
@@ -164,10 +167,10 @@ def live(said, page, rows, history):
 def found_words(said, page, history):
     """The proxy's score of the words that the page's run found, and what other runs found."""
     film, scores = page["films"][0], []
-    for count in (0, 2):
-        text = "the chick" + " with the chick" * count
+    for word in ("chick", "film"):
+        text = f"the {word} with the {word} with the {word}"
         scores.append(page["proxy_score"](encode(page["tokenizer"], [film], [text])).item())
-    said("*The chick* alone gets a score of", *scores)
+    said("*The chick with the chick with the chick* gets a score of", *scores)
     runs = history[history.variant == KINDS[0]].set_index(["seed", "step"]).texts
     led = {(0, 28): "anarchy of anarchy", (1, 32): "young young", (2, 32): "if if if if"}
     for run, phrase in led.items():
@@ -222,7 +225,14 @@ def law(said, rows, history, runs, fits):
     own = runs.loc[KINDS[3:6]].groupby("variant").best
     assert own.std().mean() > own.mean().std()
     said("the highest gain of a run (a mean over five steps) is", *runs.loc[KINDS[5]].best)
-    said("The highest gain of a run is", *(x for n in LABELS for x in (best_with(runs, n), n)))
+    said(
+        "Averaged over all sizes, the highest gain of a run is",
+        *(x for n in LABELS for x in (best_with(runs, n), n)),
+    )
+    near, far = (
+        [np.interp(d, mean.loc[k].d, mean.loc[k].gold) for k in KINDS[1::3]] for d in (1, 5)
+    )
+    said("Near the start the curves agree", max(near) - min(near) < 0.1, far == sorted(far))
     nine = runs.loc[KINDS]
     fallen = nine[nine.fall >= CLEAR]
     said("**Is there a peak?** Of these", len(nine), len(fallen), CLEAR)
@@ -276,17 +286,16 @@ def fitted(said, fits, best_of_n):
     rises = (gold.diff().iloc[1:] > 0).all(axis=None)
     said("**Best-of-n**: gold still rises at", last.n.iloc[0], last.kl.iloc[0] ** 0.5, rises)
     said("The fits put it between", best.peak.min(), best.peak.max())
-    said("one of the intervals has no upper end", best.peak_high.tolist().count(math.inf) == 1)
 
 
-def found(said, history):
+def found(said, history, runs):
     """Section 7."""
     one = history[(history.variant == FOLLOWED) & (history.way == "rl")]
     judges = ["gold", "gold_ensemble", "lexicon"]
     shown = one.pivot_table(judges, "step", "seed").loc[::5]
     gold, ensemble, lexicon = shown.gold, shown.gold_ensemble, shown.lexicon
-    said("**gold** falls in all three runs: from", *gold.max(), *gold.iloc[-1])
-    assert (gold.max() - gold.iloc[-1] > 0.15).all()
+    said("**gold** rises to", *gold.max(), *gold.iloc[-1])
+    said("a clear fall in", (runs.loc[FOLLOWED].fall > CLEAR).sum())
     said("**gold_ensemble** rises to about", ensemble.iloc[-1].mean())
     assert (ensemble.loc[20:] - ensemble.iloc[-1]).abs().max(axis=None) < 0.15
     said("It ends at", lexicon.iloc[-1][2], 2, lexicon.iloc[-1][1], 1)
@@ -341,15 +350,17 @@ def helps(said, rows, history, runs):
     curves, line = mean.loc[penalties], mean.loc[FOLLOWED]
     apart = (curves.gold - np.interp(curves.d, line.d, line.gold)).abs().max()
     said("gold is at most", apart)
-    said("But the policy is held at", min(d), max(d))
+    said("But it stops the policy at", min(d), max(d))
     assert gold[0] == pytest.approx(gold[1], abs=0.05)
-    said("There it ends with a gain of", np.mean(gold), end[FOLLOWED].gold)
-    ends = [runs.loc[name].set_index("seed").end for name in (penalties[-1], FOLLOWED)]
-    said("all three runs end higher", (ends[0] > ends[1]).all())
+    said("Both coefficients end with a gain of", np.mean(gold))
+    said("The plain run goes on and ends with", end[FOLLOWED].gold)
     stopped = stops(history)
     won = stopped.stop - stopped.end
     said("The stop is better than the end in", (won > 0.05).sum(), len(won), (won < -0.05).sum())
-    said("On average it gains", *over_labels(won), (stopped.best - stopped.end).mean())
+    said("differ by less than", 0.05)
+    mean, *interval = over_labels(won)
+    said("On average it gains", mean, (stopped.best - stopped.end).mean())
+    said("**How sure is the early stop?** Its", mean, *interval)
 
 
 def stops(history):

@@ -207,6 +207,17 @@ def _stopped(held_out, patience, *, from_last=False, late=0):
     return best, step
 
 
+def _stopped_by_falls(held_out, patience):
+    best = falls = 0
+    for step in range(1, len(held_out)):
+        if held_out[step] > held_out[best]:
+            best = step
+        falls = falls + 1 if held_out[step] < held_out[step - 1] else 0
+        if falls >= patience:
+            break
+    return torch.tensor(best)
+
+
 early_stop = Exercise(
     "early_stop",
     ("held_out", "patience"),
@@ -225,6 +236,8 @@ early_stop = Exercise(
         "this is the first step that is followed by a lower score. Wait for `patience` steps.": (
             lambda held_out, patience: torch.tensor(_stopped(held_out, 1)[0])
         ),
+        "this counts steps that are lower than the step before. Count the steps since the highest "
+        "score so far.": _stopped_by_falls,
         "this waits one step too long: stop as soon as the best score is `patience` steps old.": (
             lambda held_out, patience: torch.tensor(_stopped(held_out, patience, late=1)[0])
         ),
