@@ -412,6 +412,13 @@ def further(said, rows, history, fits, runs):
             assert by_labels == sorted(by_labels)
     best = [runs.loc[[of_kind[size, n] for n in LABELS]].best.mean() for size in SIZES]
     said("on average over all labels, the highest gain is", *best)
+    furthest = core.best_of_n_kl(1024) ** 0.5
+    said("of best-of-n be told from $d$ below", furthest)
+    chosen = fits["best-of-n"]
+    said("Only roughly. In", (chosen.beta_low > 0).sum(), len(chosen), 0)
+    own = chosen.loc[FOLLOWED]
+    said("`3 x 192, 1000 labels` from", own.beta_low, own.beta_high)
+    said("The fitted peak then lies between", own.peak_low, own.peak_high)
     sizes = [p_count(overoptimisation.SIZES[size]) for size in SIZES]
     said("Their proxies have up to", 3, max(sizes) / 1e6)
     said("| Best-of-n has a peak within its range", 1024)
