@@ -438,6 +438,7 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 # | lessons 12 and 13 | DPO, and what it says about single tokens |
 # | lessons 14 and 14b | what DPO gets wrong, and a lab on the repairs |
 # | lessons 15 and 15b | an agent with a tool, and a lab on feedback on steps |
+# | lesson 16 | over-optimisation: when a better score is no better response any more |
 # | lessons 90 and 91 | two reference sheets, to look things up |
 #
 # Lessons 01, 03 to 06, 08, 11 and 12 are the core. The exercises of six lessons fill a file of your

@@ -74,7 +74,8 @@ from minirlhf.classroom import FAST, check
 # | D | 0.1 | 3 | −1 |
 #
 # **When is C kept, for $n = 2$?** Neither of the two samples may be D. This has the probability
-# 0.9 · 0.9 = 0.81. And they may not both be A or B: 0.7 · 0.7 = 0.49. What is left is
+# 0.9 · 0.9 = 0.81. And not both may come
+# from A and B: this has 0.7 · 0.7 = 0.49. What is left is
 # 0.81 − 0.49 = 0.32. So best-of-2 writes C more often than the first policy, which has 0.2.
 #
 # It is the same for any response $y$ and any $n$. Let $F$ be the probability that a sample scores *at most*
@@ -310,11 +311,9 @@ show.lines(panels, x, xlabel="distance d", ylabel="gain")
 # - Gold does not. At $d$ = 5 it has gained 1.7 to 2.3, and later not much more. In the end it is lower again.
 # - No network is clearly the best. The curves are means of three seeds, and the seeds differ more: with
 #   `4 x 256`, the highest gain of a run (a mean over five steps) is 1.3, 2.6 or 2.3.
-#
-# (A curve can turn back, because the KL is estimated from samples.)
 # </details>
 #
-# Now the number of labels. The next figure has the middle size, `3 x 192`:
+# Now the labels. This is the middle size, `3 x 192`:
 
 # %%
 show.lines(
@@ -331,8 +330,8 @@ show.lines(
 # **Is there a peak?** Of these 27 runs, 20 end at least 0.3 below their highest gold. So yes, in most
 # runs. But it lies at $d$ = 3 in one run and at 10 in another, and some runs do not fall at all.
 #
-# Now the law. We fit $\alpha$ and $\beta$ by least squares to the points with $d \ge 1$. (For RL, we
-# take the means of three fits, one for each run.) Here is one kind, measured and fitted:
+# Now the law. We fit $\alpha$ and $\beta$ by least squares to the points with $d \ge 1$. (For RL,
+# $\alpha$ and $\beta$ are means over the three runs.) Here is one kind, measured and fitted:
 
 # %%
 fits, panels, places = {}, {}, {}
@@ -352,7 +351,7 @@ show.lines(panels, places, xlabel="distance d", ylabel="gain in gold")
 #
 # - **RL**: $\alpha$ grows with the labels: on average 0.48 with 200, 0.78 with 1,000 and 0.95 with 5,000. $\beta$
 #   grows in the same proportion. So the curve gets higher, but its peak, which depends on $\alpha / \beta$ only,
-#   stays near $d$ = 8.
+#   stays near $d$ = 8. On average, that is: in single runs it lies at 4 or beyond 20, too.
 # - **Best-of-n**: gold still rises at $n$ = 1,024, for every kind. But that is only $d$ = 2.4. So we see no peak.
 #   The fits put it between $d$ = 4 and 12, far outside of what we measured.
 #
@@ -393,15 +392,15 @@ show.texts(pd.DataFrame({f"step {step}": texts[step] for step in (0, 8, 16, 32)}
 # **Gold is a proxy, too.** It was fitted to people's ratings of people's reviews. It sees only which words, and which
 # pairs of neighbouring words, a review has. All words of a review share one fixed weight, so a repeated word
 # takes the place of others. *touching* gets 1.3, however often it is repeated, and
-# *touching, compelling, moving, funny, lovely* gets 2.9. *gold_ensemble* reads whole sentences, but it has never
-# seen such lists either.
+# *touching, compelling, moving, funny, lovely* gets 2.9.
 #
-# So another judge finds an error of the proxy only if it does not make the same error. Read samples as well.
+# What may you conclude? Where the proxy goes on rising, gold and *gold_ensemble* gain nothing more. So a
+# higher proxy score no longer means a better review. *How much worse* it becomes, the judges do not agree on.
 
 # %% [markdown]
 # ## 8. What helps?
 #
-# **More labels** help (section 6). Three other remedies are common:
+# **More labels** help (section 6). Three other remedies:
 #
 # - **An ensemble.** Five reward models learn from the same labels, with other random numbers. The
 #   score is the mean of the five, or the lowest, or the mean minus the variance. The last two punish
@@ -455,7 +454,7 @@ each = rl.groupby(["variant", "seed"])[["gold", "held_out"]].apply(stopped)
 each.groupby("variant").mean().loc[kinds].round(2)
 
 # %% [markdown]
-# (These are scores, not gains.) The stop is better than the end in 12 of the 27 runs and worse in 4; the others
+# (Scores, not gains.) The stop is better than the end in 12 of the 27 runs and worse in 4; the others
 # differ by less than 0.05. On average it gains 0.28, and the best step would gain 0.62. So it may help, but do not
 # rely on it: the second proxy is built like the first one, and shares some of its errors.
 
@@ -467,9 +466,9 @@ each.groupby("variant").mean().loc[kinds].round(2)
 # - The distance is $d = \sqrt{\mathrm{KL}}$, with the KL of *whole responses* in nats. Of
 #   best-of-n it follows from $n$ alone.
 # - Gold gains $d(\alpha - \beta d)$ with best-of-n, and $d(\alpha - \beta \log d)$ with RL.
-# - The proxy cannot show the peak, because it rises to the end. Another judge can, where its errors differ
+# - The proxy cannot show the peak, because it rises to the end. Another judge may, where its errors differ
 #   from the proxy's. So read samples, too.
-# - More labels give a higher peak, and so does the mean of several reward models. A KL penalty ends the run while
+# - More labels give a higher gain, and so does the mean of several reward models. A KL penalty ends the run while
 #   gold is high.
 #
 # ## Exercises
@@ -636,7 +635,8 @@ print(f"highest gold: d = {away[won.argmax()]:.1f}")
 #
 # *Example:* with `held_out = [0, 1, 0.5, 0.4, 2]` and `patience = 2` you stop at step `3`, and keep step `1`.
 #
-# Then try it in the second cell on the run of exercise 4, with `patience = 5`: is your stop better than the end?
+# Then try it in the second cell on the run of exercise 4, with `patience = 5`: is your stop better than the end? Has the
+# second proxy warned you?
 
 
 # %% tags=["exercise"]
@@ -666,6 +666,10 @@ check.early_stop(early_stop)
 kept_step = early_stop(torch.tensor(recorded.held_out.to_numpy()), patience=5)
 print(f"kept: step {kept_step}, gold {recorded.gold[kept_step]:.2f}")
 print(f"end: gold {recorded.gold.iloc[-1]:.2f}")
+
+# %% [markdown] tags=["solution"]
+# The stop is better, but by chance. The second proxy only pauses here. Later it rises further, to the end of the
+# run, while gold falls. So it has not warned.
 
 # %% [markdown]
 # ## Questions
@@ -726,7 +730,7 @@ show.lines(
 # 2.1 with `4 x 256`.
 #
 # **Does the law of RL fit?** A run of RL stays within about 0.23 of it (root mean square). The form of best-of-n would
-# do as well, with 0.19: our runs cannot tell which of the two is right for RL.
+# be a little nearer, with 0.19: our runs cannot tell which of the two is right for RL.
 #
 # **Can the $\beta$ of best-of-n be told from $d$ below 2.4?** Only roughly. In eight of the nine kinds its 95 % interval
 # lies above 0, so the curve does bend. (The interval is a bootstrap over films and seeds.) But it is wide: with

@@ -261,7 +261,7 @@ def residuals(said, rows, history, fits):
             law_of = core.overoptimisation_gain(d, alpha, beta, form=form)
             found.append((law_of - gain).square().mean().sqrt().item())
     said("A run of RL stays within about", np.mean(far["rl"]))
-    said("do as well, with", np.mean(far["best-of-n"]))
+    said("be a little nearer, with", np.mean(far["best-of-n"]))
     chosen = experiments.gain_curves(history, rows, "best-of-n", [FOLLOWED])
     points = chosen[chosen.d >= 1].groupby("n")[["d", "gold"]].mean()
     alpha, beta = fits["best-of-n"].loc[FOLLOWED, ["alpha", "beta"]]
@@ -280,7 +280,8 @@ def fitted(said, fits, best_of_n):
     )
     ratio = [each.alpha.mean() / each.beta.mean() for each in own]
     assert max(ratio) - min(ratio) < 0.2
-    said("stays near $d$ =", *[math.exp(np.mean(ratio) - 1)])
+    single = [rl.peak_low.min(), (rl.peak_high > 20).any()]
+    said("stays near $d$ =", math.exp(np.mean(ratio) - 1), *single, 20)
     last = best_of_n[best_of_n.n == best_of_n.n.max()]
     gold = best_of_n[best_of_n.variant.isin(KINDS)].pivot_table("gold", "n", "variant")
     rises = (gold.diff().iloc[1:] > 0).all(axis=None)
@@ -298,6 +299,10 @@ def found(said, history, runs):
     said("a clear fall in", (runs.loc[FOLLOWED].fall > CLEAR).sum())
     said("**gold_ensemble** rises to about", ensemble.iloc[-1].mean())
     assert (ensemble.loc[20:] - ensemble.iloc[-1]).abs().max(axis=None) < 0.15
+    late = one[one.step >= 20].groupby(["step"])[["gold", "gold_ensemble"]].mean()
+    gained = (late.iloc[1:].max() - late.iloc[0]).max()
+    said("gold and *gold_ensemble* gain nothing more", gained < 0.05)
+    assert (one.groupby("step").proxy.mean().loc[20:].diff(3).iloc[3:] > 0).all()
     said("It ends at", lexicon.iloc[-1][2], 2, lexicon.iloc[-1][1], 1)
     moving = one[one.seed == 1].set_index("step").texts[32]
     assert all(words(text).count("moving") >= 8 for text in moving)
@@ -458,9 +463,15 @@ def others_tell(history):
     return pd.Series(won)
 
 
-def test_the_example_of_exercise_5():
+def test_the_example_of_exercise_5_and_its_run(history):
     example = torch.tensor([0, 1, 0.5, 0.4, 2]), 2
     assert check.early_stop.reference(*example).item() == 1
+    run = history[(history.variant == KINDS[5]) & (history.seed == 0) & (history.way == "rl")]
+    run = run.set_index("step")
+    kept = check.early_stop.reference(torch.tensor(run.held_out.to_numpy()), 5).item()
+    assert run.gold[kept] > run.gold.tail(5).mean()  # better, but by chance:
+    assert run.held_out.tail(5).mean() > run.held_out[kept] + 0.5
+    assert run.gold[12:17].mean() > run.gold.tail(5).mean() + 0.2  # gold falls meanwhile
 
 
 def test_the_figures_of_exercise_3(history):

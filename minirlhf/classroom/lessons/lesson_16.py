@@ -49,6 +49,12 @@ best_of_n_gold = Exercise(
         "different samples.": lambda gold, proxy, n: _weighted(
             gold, proxy, lambda i: (i / len(gold)) ** n - ((i - 1) / len(gold)) ** n
         ),
+        "this counts one sample too few below each. Sample i of the formula, counted from 1, has "
+        "i - 1 below it.": lambda gold, proxy, n: _weighted(
+            gold,
+            proxy,
+            lambda i: math.comb(max(i - 2, 0), n - 1) / math.comb(len(gold), n),
+        ),
         "this takes the samples as they come. Sort them by their proxy scores.": (
             lambda gold, proxy, n: _weighted(
                 gold, torch.arange(len(gold)), lambda i: _chance(i, n, len(gold))
@@ -238,6 +244,9 @@ early_stop = Exercise(
         ),
         "this counts steps that are lower than the step before. Count the steps since the highest "
         "score so far.": _stopped_by_falls,
+        "this stops one step too early: the best score must be `patience` steps old.": (
+            lambda held_out, patience: torch.tensor(_stopped(held_out, patience, late=-1)[0])
+        ),
         "this waits one step too long: stop as soon as the best score is `patience` steps old.": (
             lambda held_out, patience: torch.tensor(_stopped(held_out, patience, late=1)[0])
         ),
