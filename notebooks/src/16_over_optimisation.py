@@ -270,8 +270,8 @@ table = evaluate.token_table(
 show.microscope(table, "prefix_reward", text="all")
 
 # %% [markdown]
-# *The chick with the chick with the chick* gets a score of 5. With *film* in the place of *chick* it is 1. This is a fault of *this* proxy. Two
-# others, each trained on 200 other labels, led to *young young* and to *if if if if*. In the 400 reviews of our
+# *The chick with the chick with the chick* gets a score of 5. With *film* in the place of *chick* it is 1.
+# This is a fault of *this* proxy. Two others, each trained on 200 other labels, led to *young young* and to *if if if if*. In the 400 reviews of our
 # labels, *chick* stands only once. One review can hardly teach the proxy what *chick* is worth. And nothing
 # corrects it now: the labels are older than such reviews.
 
@@ -279,9 +279,8 @@ show.microscope(table, "prefix_reward", text="all")
 # ## 6. The law, measured
 #
 # Does every proxy do this? We made nine kinds of proxies: three sizes of network, with 200, 1,000 or
-# 5,000 labels each. Every kind was made with three seeds, which change the labels and the training. (With one seed, the
-# three sizes learn from the same labels.)
-# Each proxy was then optimised by best-of-n up to $n$ = 1,024, and by 36 steps of GRPO as in
+# 5,000 labels each. Every kind was made with three seeds, which change the labels and the training.
+# (With one seed, the three sizes learn from the same labels.) Each proxy was then optimised by best-of-n up to $n$ = 1,024, and by 36 steps of GRPO as in
 # section 5 (`minirlhf experiment overoptimisation`).
 #
 # **Predict.** The next figure has the three sizes of network, with 1,000 labels each. `2 x 64` is two
@@ -324,8 +323,8 @@ show.lines(
 )
 
 # %% [markdown]
-# Near the start the curves agree. Further out, more labels are better. Averaged over all sizes, the highest gain of a run is 1.4 with 200 labels, 2.4 with 1,000 and 2.7 with
-# 5,000.
+# Near the start the curves agree. Further out, more labels are better. Averaged over all sizes, the
+# highest gain of a run is 1.4 with 200 labels, 2.4 with 1,000 and 2.7 with 5,000.
 #
 # **Is there a peak?** Of these 27 runs, 20 end at least 0.3 below their highest gold. So yes, in most
 # runs. But it lies at $d$ = 3 in one run and at 10 in another, and some runs do not fall at all.
@@ -456,7 +455,7 @@ each.groupby("variant").mean().loc[kinds].round(2)
 # %% [markdown]
 # (Scores, not gains.) The stop is better than the end in 12 of the 27 runs and worse in 4; the others
 # differ by less than 0.05. On average it gains 0.28, and the best step would gain 0.62. So it may help, but do not
-# rely on it: the second proxy is built like the first one, and shares some of its errors.
+# rely on it: the second proxy is built like the first one, and may share its errors.
 
 # %% [markdown]
 # ## What to remember
@@ -585,8 +584,8 @@ draw(lambda rl: rl.kl.clip(lower=0) ** 0.5)
 # run, all with $d \ge 1$. Fit $\alpha$ and $\beta$ by least squares, and return the distance at which the
 # fitted curve is highest. First on paper: where is the derivative of $d(\alpha - \beta \log d)$ zero?
 #
-# Then take a recorded run in the second cell: `4 x 256, 1000 labels`, `seed == 0`, `way == "rl"`. Is the fitted peak where
-# gold was highest?
+# Then take a recorded run in the second cell: `4 x 256, 1000 labels`, `seed == 0`, `way == "rl"`. Is the
+# fitted peak where gold was highest?
 #
 # *Hint:* the law is linear in $\alpha$ and $\beta$. So `torch.linalg.lstsq(A, b).solution` finds
 # them, where $A$ has a column for each, `(N, 2)`, and $b$ is `(N, 1)`.
@@ -635,8 +634,8 @@ print(f"highest gold: d = {away[won.argmax()]:.1f}")
 #
 # *Example:* with `held_out = [0, 1, 0.5, 0.4, 2]` and `patience = 2` you stop at step `3`, and keep step `1`.
 #
-# Then try it in the second cell on the run of exercise 4, with `patience = 5`: is your stop better than the end? Has the
-# second proxy warned you?
+# Then try it in the second cell on the run of exercise 4, with `patience = 5`: is your stop better than the end?
+# Has the second proxy warned you?
 
 
 # %% tags=["exercise"]
@@ -757,22 +756,22 @@ show.lines(
 # of the run (95 % interval −0.03 to 0.53). So it is not clearly better than no stop.
 #
 # **Human labels.** 5,000 pairs rated by people, with the network `4 x 256`, make a proxy with which gold gains 1.9
-# at most (mean of three runs). With 5,000 labels from gold it is 2.4. Gold is only a prediction of what these
-# people like, so this proxy agrees less with it.
+# at most (mean of three runs). With 5,000 labels from gold it is 2.4. This proxy agrees less with gold. Two things
+# differ: its pairs are reviews by people, not by the policy, and gold only predicts these people's taste.
 #
 # **Chosen by gold, and by length.** Best-of-1024 gains 2.8 if gold itself chooses. If the longest response is
 # chosen, it gains 0.06. So gold is no judge of length.
 #
 # **The distance of best-of-n.** Let every single response be rare. Then best-of-n keeps $y$ about
 # $n F^{n-1}$ times as often as the first policy writes it. This depends on $y$ through $F$ only, so the KL of the
-# responses is the KL of their $F$. The $F$ of a sample is spread evenly between $0$ and $1$. The $F$ of the best of $n$ samples is at most $u$ with the probability $u^n$, so its density
-# is $n u^{n-1}$. The KL between the two is
+# responses is the KL of their $F$. The $F$ of a sample is spread evenly between $0$ and $1$. The $F$ of the best
+# of $n$ samples is at most $u$ with the probability $u^n$, so its density is $n u^{n-1}$. The KL between the two is
 #
 # $$ \int_0^1 n u^{n-1} \log (n u^{n-1}) \, du = \log n - \frac{n-1}{n} . $$
 #
 # **What is special here?** The policy and the proxies share their tokeniser and the texts that they read first.
 # Gold is of another kind: a regression on words, fitted to ratings of films from which no proxy gets labels. If
-# a proxy and gold learned from the same ratings, they would share errors, and a fall of gold would be hidden.
+# a proxy and gold learned from the same ratings, they could share errors, which hides a fall of gold.
 #
 # **References.** Gao, Schulman and Hilton 2023, *Scaling laws for reward model overoptimization*. Beirami
 # et al. 2024, *Theoretical guarantees on the best-of-n alignment policy* (the KL is at most the bound).

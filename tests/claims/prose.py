@@ -237,6 +237,14 @@ def _notebook_of(name: str) -> Path:
     return found[0]
 
 
+def code_of(name: str, words: str) -> str:
+    """The source of the one code cell of a lesson that has these words."""
+    cells = nbformat.read(_notebook_of(name), 4).cells
+    found = [c.source for c in cells if c.cell_type == "code" and words in c.source]
+    assert len(found) == 1, f"{len(found)} cells of lesson {name} have {words!r}"
+    return found[0]
+
+
 def _require_all(said: Said, path: Path) -> None:
     left = said.unchecked()
     assert not left, f"{path.name}: nothing checks these numbers:\n" + "\n".join(left)

@@ -35,7 +35,7 @@ from minirlhf.experiments.steps import (
     long_problems,
 )
 from minirlhf.loops.step_dpo import step_pairs
-from tests.claims import faults_15b
+from tests.claims import faults_15b, prose
 from tests.claims.prose import Said, lesson
 
 LEVELS = (tasks.arithmetic.LONG,)
@@ -444,9 +444,7 @@ def judged(said, start, reward_models):
 
 def code_of(words):
     """The syntax tree of the lesson's one code cell with these words."""
-    book = nbformat.read(NOTEBOOKS / "15b_feedback_on_steps.ipynb", as_version=4)
-    (cell,) = (c for c in book.cells if c.cell_type == "code" and words in c.source)
-    return ast.parse(cell.source)
+    return ast.parse(prose.code_of("15b", words))
 
 
 def picking_table(labels, rule, few, more):

@@ -17,7 +17,7 @@ from minirlhf.experiments import overoptimisation
 from minirlhf.models.forward import encode
 from minirlhf.models.load import load_policy
 from minirlhf.rewards.bag_of_words import lexicon_judge
-from tests.claims.prose import lesson
+from tests.claims.prose import code_of, lesson
 
 P = torch.tensor([0.4, 0.3, 0.2, 0.1])
 SETS = {"first and second": 20, "first and third": 0, "second and third": 0}
@@ -68,19 +68,13 @@ def page():
     names, threads = {}, torch.get_num_threads()
     torch.set_num_threads(1)
     for words in ("import copy", "pairs = ", "asked = "):
-        exec(compile(code_of(words), words, "exec"), names)
+        exec(compile(code_of("16", words), words, "exec"), names)
     torch.set_num_threads(threads)
     return names
 
 
 def notebook():
     return nbformat.read(NOTEBOOKS / "16_over_optimisation.ipynb", as_version=4)
-
-
-def code_of(words):
-    found = [c.source for c in notebook().cells if c.cell_type == "code" and words in c.source]
-    assert len(found) == 1, f"{len(found)} cells have {words!r}"
-    return found[0]
 
 
 def test_the_numbers_of_lesson_16(rows, history, fits, runs, page):
@@ -90,7 +84,7 @@ def test_the_numbers_of_lesson_16(rows, history, fits, runs, page):
         law(said, rows, history, runs, fits)
         found(said, history, runs)
         helps(said, rows, history, runs)
-        questions(said, rows, runs)
+        questions(said, rows, history, runs)
         further(said, rows, history, fits, runs)
 
 
@@ -154,7 +148,7 @@ def live(said, page, rows, history):
     said("best-of-n does not go far, $d$ is", table["d"].iloc[-1])
     said("Best-of-64 went to $d$ =", table["d"].iloc[-1])
     said("From $n$ =", 1)
-    steps = int(re.search(r"else (\d+)", code_of("loops.train_group"))[1])
+    steps = int(re.search(r"else (\d+)", code_of("16", "loops.train_group"))[1])
     said("Now we train the policy for the same proxy:", steps)
     said("cut off at the limit of", loops.GroupConfig.named("grpo").sampling.max_new_tokens)
     texts = [t for side in ("chosen", "rejected") for t in page["pairs"][side]]
@@ -189,7 +183,7 @@ def test_gold_stops_rising_while_the_proxy_rises(page):
     """Section 5's run, with room for another processor's samples."""
     torch.set_num_threads(1)
     page["FAST"] = False
-    exec(compile(code_of("loops.train_group"), "section 5", "exec"), page)
+    exec(compile(code_of("16", "loops.train_group"), "section 5", "exec"), page)
     run = pd.DataFrame(page["log"])
     gold, proxy = (run[column].rolling(4).mean() for column in ("gold", "score"))
     best = gold.idxmax()
@@ -396,13 +390,16 @@ def over_labels(each):
     return values.mean(), values.mean() - reach, values.mean() + reach
 
 
-def questions(said, rows, runs):
+def questions(said, rows, history, runs):
     kind = KINDS[6]
     right = rows[rows.variant == kind].agreement.mean()
     said("My reward model is right on", right)
     said("`2 x 64, 5000 labels` are right on", right)
     assert kind == "2 x 64, 5000 labels"
     said("falls under them all the same: by", runs.loc[kind].fall.mean())
+    last = history[(history.way == "rl") & (history.step == overoptimisation.STEPS - 1)]
+    far = last[last.variant.isin(KINDS)].kl.min() > math.log(1e6)  # nats: a million samples
+    said("writes what the first policy would not write in a million", far)
     said("but best-of-64 goes only to", core.best_of_n_kl(64) ** 0.5)
 
 
@@ -442,7 +439,7 @@ def further(said, rows, history, fits, runs):
     said("labels from gold it is", both.loc[KINDS[8]].gold.max())
     said("at most (mean of three runs). With", 5000)
     agreement = rows.groupby("variant").agreement.mean()
-    said("this proxy agrees less with it", agreement[human] < agreement[KINDS[8]] - 0.02)
+    said("This proxy agrees less with gold", agreement[human] < agreement[KINDS[8]] - 0.02)
     chosen = experiments.gain_curves(history, rows, "best-of-n", ["gold itself", "the longest"])
     chosen = chosen[chosen.n == 1024].groupby("variant").gold.mean()
     said("Best-of-1024 gains", chosen["gold itself"], chosen["the longest"])

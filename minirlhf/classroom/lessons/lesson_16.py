@@ -82,7 +82,7 @@ def _below(probs, scores):
     return (scores[:, None] > scores).to(probs) @ probs
 
 
-def _kept(probs, scores, n):
+def _kept(probs, scores, n):  # as core.best_of_n_probs, which refuses what a wrong answer leaves
     below = _below(probs, scores)
     return (below + probs) ** n - below**n
 
@@ -152,7 +152,7 @@ def _curve_case(g):
     return d, gain + noise
 
 
-def _fit(one, other, gain):
+def _fit(one, other, gain):  # core.fit_overoptimisation refuses what a wrong answer leaves
     """The two factors with which the terms come nearest to the gain, in the least-squares sense."""
     squares = (one @ one) * (other @ other) - (one @ other) ** 2
     first = (other @ other) * (one @ gain) - (one @ other) * (other @ gain)
