@@ -6,7 +6,13 @@
 
 from minirlhf.classroom.exercise import CASES, Exercise, Result
 from minirlhf.classroom.lessons.lesson_00 import best_of_n, kl_penalised_score
-from minirlhf.classroom.lessons.lesson_01 import eos_mask, imitation_loss, score_of_text
+from minirlhf.classroom.lessons.lesson_01 import (
+    eos_mask,
+    imitation_loss,
+    reward_pushes,
+    score_of_text,
+    two_measures,
+)
 from minirlhf.classroom.lessons.lesson_02 import (
     held_out_pairs,
     interval_alpha,

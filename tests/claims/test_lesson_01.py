@@ -80,6 +80,63 @@ def test_imitation_cannot_tell_bad_words_from_words_that_were_not_written():
     assert reward[0, 1] < 0 and reward[0, 2] == pytest.approx(0, abs=1e-12) and reward[0, 0] > 0
 
 
+def by_hand():
+    """The push of the reward by the formula of section 2."""
+    exact = world()
+    v, q = exact.values(exact.ref_logits)
+    probs = exact.ref_logits.softmax(1)
+    reach = torch.cat([torch.ones(1).double(), probs[0, :2]])[:, None]
+    return reach * probs * (q - v[:, None]), v, q
+
+
+def test_the_formula_of_the_push_is_right_after_every_prefix():
+    found, v, _ = by_hand()
+    assert torch.allclose(found, pushes()[1])
+    assert v[0] == pytest.approx(0) and v[2] == pytest.approx(-1)
+
+
+def after(push, steps=1):
+    """(probabilities of the first word, J) after some steps of size 1 on a push."""
+    exact, logits = world(), world().ref_logits
+    for _ in range(steps):
+        logits = logits + push(exact, logits)
+    return logits.softmax(1)[0].tolist(), exact.objective(logits).item()
+
+
+def of_sft(*written):
+    """The push of SFT on these responses."""
+
+    def push(exact, logits):
+        logits = logits.clone().requires_grad_(True)
+        rows = [exact.labels.index(name) for name in written]
+        return torch.autograd.grad(exact.sequence_logprobs(logits)[rows].mean(), logits)[0]
+
+    return push
+
+
+def of_reward(exact, logits):
+    return exact.gradient(logits)
+
+
+def test_one_step_of_both_kinds_raises_j():
+    (good, bad, stop), sft = after(of_sft("good."))
+    assert good > 1 / 3 > bad and bad == pytest.approx(stop) and sft > 0
+    (good, bad, stop), reward = after(of_reward)
+    assert good > 1 / 3 > stop > bad and reward > 0
+    exact = world()  # the push of section 2 is minus the gradient of the loss, times T
+    assert exact.logprobs(exact.ref_logits)[exact.labels.index("good.")].count_nonzero() == 2
+
+
+def test_sft_ends_at_what_the_person_wrote_and_the_reward_beyond_it():
+    assert after(of_sft("good."), 1000)[1] == pytest.approx(1, abs=0.01)
+    assert after(of_reward, 1000)[1] == pytest.approx(2, abs=0.01) == world().rewards.max()
+
+
+def test_it_helps_to_leave_bad_responses_out():
+    everything = after(of_sft("good.", "bad.", "badbad", "goodgood"), 20)[1]
+    assert after(of_sft("good.", "goodgood"), 20)[1] > everything + 1
+
+
 def test_with_one_right_answer_the_sft_loss_and_the_expected_reward_rank_alike():
     exact = core.World.from_reward(("good", "bad", "."), 2, lambda words: words == ["good", "."])
     logits = torch.randn(20, 3, 3, generator=torch.Generator().manual_seed(0)).double()
@@ -157,6 +214,7 @@ def test_our_reward_model_does_not_resemble_that_of_the_notes(dog):
     assert max(map(abs, likeness(dog))) < 0.3
     assert dog.prefix_reward.idxmax() == "love"
     assert (dog.prefix_reward.iloc[6:].diff().dropna() < 0.01).all()
+    assert len(dog) - 1 == len(NOTES)
 
 
 def test_the_two_rewards_agree_at_eos_and_only_there(loaded, dog, pair):
@@ -219,15 +277,44 @@ def lengths(loss, steps=100):
     return path, exact.response_mask[rows].sum(1).float()
 
 
-def test_a_model_trained_without_eos_never_stops():
-    def wrong(logprobs, ids, eos_id):
-        mask = ids != eos_id
-        return -(logprobs * mask).sum() / mask.sum()
+def without_eos(logprobs, ids, eos_id):
+    """The colleague's loss of exercise 5."""
+    mask = ids != eos_id
+    return -(logprobs * mask).sum() / mask.sum()
 
-    (right, people), (sick, _) = lengths(check.imitation_loss.reference), lengths(wrong)
+
+def test_a_model_trained_without_eos_never_stops():
+    (right, people), (sick, _) = lengths(check.imitation_loss.reference), lengths(without_eos)
     assert abs(right[-1] - people.mean()) < 0.1
     assert sick[-1] > people.mean() + 1 and sick == sorted(sick)
-    assert not check.imitation_loss(wrong)
+    assert not check.imitation_loss(without_eos)
+
+
+def of_four():
+    """Exercise 1 (b): [SFT loss, J] of the given models, of the answer, and of people."""
+    people = torch.tensor([0.6, 0.3, 0.1, 0.0])
+    right = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    models_ = {
+        "often wrong": torch.tensor([0.06, 0.03, 0.01, 0.9]),
+        "never wrong": torch.tensor([0.9998, 0.0001, 0.0001, 0.0]),
+        "people": people,
+    }
+    return {k: check.two_measures.reference(p, people, right).tolist() for k, p in models_.items()}
+
+
+def test_a_model_that_is_never_wrong_can_have_the_larger_sft_loss():
+    four = of_four()
+    assert four["never wrong"][1] == pytest.approx(1) and four["often wrong"][1] < 0.11
+    losses = [four[name][0] for name in ("never wrong", "often wrong", "people")]
+    assert losses == pytest.approx([3.68, 3.20, 0.90], abs=0.005)  # as the solution says
+    assert losses[1] - losses[2] == pytest.approx(math.log(10))
+
+
+def test_the_pushes_of_exercise_2_are_those_of_the_exact_world():
+    exact = world()
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    found = check.reward_pushes.reference(logits.softmax(1), exact.rewards.float())
+    assert torch.allclose(found, exact.gradient(logits.double()).float(), atol=1e-6)
 
 
 def test_the_loss_of_sft_is_the_mean_over_real_tokens(loaded):
@@ -325,16 +412,29 @@ def test_the_numbers_of_the_prose(loaded, dog, pair, best, smollm2, surprise):
     with lesson("01") as said:
         # 2: no negative examples
         said("So there are", len(exact.sequences))
-        said("At the start every word has the probability", 1 / 3)
-        said("Its push on a word is", 1, 0)
+        said("At the start all logits are", 0, third)
+        said("| its reward |", *exact.rewards.tolist()[:4], *exact.rewards.tolist()[4:])
+        said("| its probability |", *exact.probs(exact.ref_logits).tolist())
+        objective = exact.objective(exact.ref_logits)
+        said("So at the start $J$ is", 2, 0, 1, 0, 2, 1, 9, 0, 3, objective)
+        said("In words: if the word was written,", 1, 0)
+        said("After a prefix that the person did not write, the push is", 0)
         ahead = ("goodgood", "goodbad", "good."), ("badgood", "badbad", "bad.")
         good, bad = ([values[name] for name in names] for names in ahead)
         means = [sum(x) / 3 for x in (good, bad)]
-        said("| *good* |", 1, third, sft[0, 0], *good, 3, means[0])
-        said("(2 + 0 + 1) / 3 = 1 |", third, means[0], 0, reward[0, 0])
-        said("| *bad* |", 0, third, sft[0, 1], bad[0], -bad[1], -bad[2], 3, means[1])
-        said("(0 − 2 − 1) / 3 = −1 |", third, means[1], 0, reward[0, 1])
-        said("| full stop |", 0, third, sft[0, 2], 0, third, 0, 0, reward[0, 2])
+        hand, v, q = by_hand()
+        assert torch.allclose(hand, reward) and means == pytest.approx(q[0, :2].tolist())
+        said("| *good* |", 1, third, sft[0, 0], *good, 3, q[0, 0])
+        said("(2 + 0 + 1) / 3 = 1 |", 1, third, q[0, 0], v[0], hand[0, 0])
+        said("| *bad* |", 0, third, sft[0, 1], bad[0], -bad[1], -bad[2], 3, q[0, 1])
+        said("(0 − 2 − 1) / 3 = −1 |", 1, third, q[0, 1], v[0], hand[0, 1])
+        said("| full stop |", 0, third, sft[0, 2], q[0, 2], 1, third, q[0, 2], v[0], hand[0, 2])
+        said("Now one step of each kind, with step size", 1)
+        by_sft, by_reward = after(of_sft("good.")), after(of_reward)
+        said("and both raise $J$: from", objective, by_sft[1], by_reward[1])
+        said("and the full stop have the same probability,", by_sft[0][1], *by_reward[0][1:])
+        many = after(of_sft("good."), 1000)[1], after(of_reward, 1000)[1]
+        said("so $J$ comes close to", *(round(x, 2) for x in many))
         # 3: many right answers
         said("People write both equally often. The reward is", 1, 0)
         said("- **Model A** begins", 0.5, 0.5)
@@ -344,48 +444,58 @@ def test_the_numbers_of_the_prose(loaded, dog, pair, best, smollm2, surprise):
         said("People themselves would have", by_model["people"][0])
         said("Model A is right in", by_model["A"][1])
         nats = [-math.log(p) for p in (0.5, 0.95, 0.05)]
+        said("They could not if only one response had the reward", 1, 0)
         said("By hand: the loss of A is", nats[0] > 0)
         said("at the first token, and", 0, (nats[1] + nats[2]) / 4)
         # 4: exposure bias
-        said("The last row is exactly", 0, (sft[2] == 0).all())
+        said("and to the prefix *bad*", True)
+        said("So $P(\\text{reach } s)$ is", third, bad[0], -bad[1], -bad[2], 3, v[2])
+        said("| then *good* |", sft[2, 0], q[2, 0], third, third, q[2, 0], -v[2], hand[2, 0])
+        said("| then *bad* |", sft[2, 1], q[2, 1], third, third, q[2, 1], -v[2], hand[2, 1])
+        said("| then full stop |", sft[2, 2], q[2, 2], third, third, q[2, 2], -v[2], hand[2, 2])
         # 5: the reward of every prefix
-        said("the rewards have the mean", 0, 1)
-        said("beside ours, for the first six of twelve prefixes", len(dog) - 1 == 12)
-        said("blue is positive, orange negative, white", 0)
-        said("has the highest reward,", dog.prefix_reward["love"])
-        said("Over all twelve prefixes, their correlation with ours is", *alike)
-        said("At *love* one says", dog.prefix_reward["love"], dog.one_pass_reward["love"])
-        said("The number there,", dog.prefix_reward.iloc[-1])
+        said("its rewards have the mean", 0, 1)
         said("- *brilliant* raises the reward most, from", first["A"], first["brilliant"])
         said("and the reward falls from", first.iloc[6], first["rible"], first["ending"])
         said("- The first review ends with", first.iloc[-1])
         said("- The second review ends with", second.iloc[-1])
-        said("*ter*, the number is", pair[0].one_pass_reward["ter"])
-        said('The prefix "It is" still has', second["is"])
-        # 6: where a response ends
-        said("| token id |", 7, 2, 0, 0, 0)
-        # 7: best-of-n
+        one_pass = pair[0].one_pass_reward
+        said("After *brilliant* one says", first["brilliant"], one_pass["brilliant"])
+        said("the highest number of all is", one_pass.max(), one_pass.idxmax() == "ter")
+        said('the prefix "It is" has', second["is"], second.iloc[-1])
+        # 6: best-of-n
         said("here with n =", 4)
         said("The titles are those of", len(titles))
-        said("with the highest reward:", *kept)
-        said("that people would give, from", -4, 4)
-        said("We ran no best of", 16)
+        said("Best-of-n keeps", *kept)
+        said("prediction of people's mean rating, from", -4, 4)
+        said("so *one sample* is not exactly", 0)
         said("- **The reward rises**, from", *(best.proxy[n] for n in (1, 4, 16)))
         said("- **The gold score rises too**, from", *(best.gold[n] for n in (1, 4, 16)))
         # exercises and questions
+        right_path, _ = lengths(check.imitation_loss.reference)
+        said("may have the probability", 0)
+        said("its reward must be", of_four()["never wrong"][1])
+        said("The right line first rises to", max(right_path), right_path[-1])
+        said("| token id |", 7, 2, 0, 0, 0)
         said("They are", 2, 3)
         said("so the mean length is", 2.5)
         said("take one response, the ids", 7, 2, 0, 0, 0, 0)
         said("It should come close to", 2.5)
+        said("the line ends near", lengths(without_eos, 3000)[0][-1], 4)
         said("1. SFT has no negative examples", True)
         said("Probabilities sum to", 1)
         said("the mean of the SFT model's responses is", 0)
         # "Going further"
+        said('"I love" has the highest reward,', dog.prefix_reward["love"])
+        said("The correlation of the notes' numbers with ours is", *alike)
         said("SmolLM2 is a language model with", 135)
         said("(prefix + EOS) have a correlation of", *of_smollm2(smollm2, dog))
         said("On", head.pairs, head.films)
         said("randomly chosen rater in", head.accuracy, head.low, head.high)
         said("our small reward model in", tiny.accuracy, tiny.low, tiny.high)
+        bands = experiments.results("reward_model")
+        whole = bands[(bands.low == 0) & (bands.high == 8)]
+        said("(Lesson 00 says", whole["reward model"].mean(), whole.seed.nunique())
         said("per token on", surprise[0])
         said("drawn at temperature", 1)
         said("drawn at temperature 1. It is", *surprise[1:], abs(surprise[1] - surprise[2]) < 0.1)

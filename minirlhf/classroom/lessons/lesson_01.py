@@ -1,9 +1,124 @@
-"""Exercises of lesson 01: which tokens are real, where the score is read, and the loss of SFT."""
+"""Exercises of lesson 01: two measures, the push of a reward, real tokens, the loss of SFT."""
 
 import torch
 
 from minirlhf.classroom.exercise import Exercise
 from minirlhf.core.bradley_terry import last_token_scores
+
+
+def _responses_case(g):
+    """N responses. The last one is never written, and in half of the cases never sampled either."""
+    n = int(torch.randint(3, 6, (), generator=g))
+    probs, people = torch.rand(2, n, generator=g) + 0.1
+    people[-1] = 0.0
+    if torch.rand((), generator=g) < 0.5:
+        probs[-1] = 0.0
+    return probs / probs.sum(), people / people.sum(), torch.randn(n, generator=g)
+
+
+def _loss_under(weights, probs):
+    """Minus the mean of log pi over responses with these weights; weight 0 does not count."""
+    return -torch.where(weights > 0, weights * probs.log(), 0.0).sum()
+
+
+def _two_measures(probs, people, rewards):
+    return torch.stack([_loss_under(people, probs), probs @ rewards])
+
+
+two_measures = Exercise(
+    "two_measures",
+    ("probs", "people", "rewards"),
+    _responses_case,
+    _two_measures,
+    {
+        "the expected reward is a mean over what people write. "
+        "In RLHF the model writes the responses: weigh each reward with `probs`.": lambda p, w, r: (
+            torch.stack([_loss_under(w, p), w @ r])
+        ),
+        "the SFT loss is a mean over what the model writes. "
+        "In SFT people write the responses: weigh each -log pi with `people`.": lambda p, w, r: (
+            torch.stack([_loss_under(p, p), p @ r])
+        ),
+        "both measures have the other's weights. People write the responses of SFT, and the model "
+        "those of RLHF.": lambda p, w, r: torch.stack([_loss_under(p, p), w @ r]),
+        "the roles in the SFT loss are exchanged. It is the log-probability under the *model* of "
+        "what *people* write.": lambda p, w, r: torch.stack([_loss_under(p, w), p @ r]),
+        "the sign of the SFT loss is wrong. A loss falls when people's responses become more "
+        "likely.": lambda p, w, r: torch.stack([-_loss_under(w, p), p @ r]),
+        "the two numbers stand in the wrong order. The SFT loss comes first.": lambda p, w, r: (
+            _two_measures(p, w, r).flip(0)
+        ),
+        "the expected reward is a plain mean. A response counts as often as the model writes "
+        "it.": lambda p, w, r: torch.stack([_loss_under(w, p), r.mean()]),
+        "the SFT loss is a plain mean over the responses that people write. A response counts as "
+        "often as they write it.": lambda p, w, r: torch.stack([-p[w > 0].log().mean(), p @ r]),
+        "the logarithm comes too late. Take the logarithm of each probability first, and then the "
+        "mean.": lambda p, w, r: torch.stack([-(w @ p).log(), p @ r]),
+    },
+)
+
+
+def _tree_case(g):
+    return torch.randn(3, 3, generator=g).softmax(1), 2 * torch.randn(7, generator=g)
+
+
+def _reach_q_v(probs, rewards, weights=None):
+    """P(reach s), Q(s, a) and V(s), the first and the last as columns.
+
+    Args:
+        weights: (3, 3), of the words in V; `probs` if None.
+    """
+    weights = probs if weights is None else weights
+    later = rewards[:6].view(2, 3)
+    q = torch.cat([torch.cat([(weights[1:] * later).sum(1), rewards[6:]])[None], later])
+    reach = torch.cat([torch.ones(1), probs[0, :2]])
+    return reach[:, None], q, (weights * q).sum(1, keepdim=True)
+
+
+def _reward_pushes(probs, rewards, weights=None):
+    reach, q, v = _reach_q_v(probs, rewards, weights)
+    return reach * probs * (q - v)
+
+
+def _pushes_of(change):
+    """A mistake: the pushes as `change` computes them from probs, reach, Q and V."""
+    return lambda probs, rewards: change(probs, *_reach_q_v(probs, rewards))
+
+
+reward_pushes = Exercise(
+    "reward_pushes",
+    ("probs", "rewards"),
+    _tree_case,
+    _reward_pushes,
+    {
+        "every row is compared with the mean reward of all responses. After *bad*, compare with "
+        "the responses that begin with *bad*: V of this prefix.": _pushes_of(
+            lambda p, reach, q, v: reach * p * (q - v[:1])
+        ),
+        "the chance to reach the prefix is missing. The model comes to *bad* only as often as it "
+        "writes *bad* at the start.": _pushes_of(lambda p, reach, q, v: p * (q - v)),
+        "the probability of the word is missing. The push on a logit has the factor "
+        "pi(a | s).": _pushes_of(lambda p, reach, q, v: reach * (q - v)),
+        "V is not subtracted. The probabilities of a row sum to 1, so what one word gains the "
+        "others lose.": _pushes_of(lambda p, reach, q, v: reach * p * q),
+        "this is the derivative with respect to the probabilities. The push is the derivative with "
+        "respect to the logits: P(reach s) pi(a | s) (Q - V).": _pushes_of(
+            lambda p, reach, q, v: reach * q
+        ),
+        "these are Q - V. Multiply by how often the model comes to the prefix and by how often it "
+        "writes the word there.": _pushes_of(lambda p, reach, q, v: q - v),
+        "V is a plain mean over the words. It is a mean over the model's responses: weigh the Q "
+        "of each word with its probability.": lambda p, r: _reward_pushes(
+            p, r, torch.full((3, 3), 1 / 3)
+        ),
+        "the sign is wrong. A word is pushed up if its Q is above V.": lambda p, r: (
+            -_reward_pushes(p, r)
+        ),
+        "the rows of *good* and *bad* have each other's chance to be reached.": _pushes_of(
+            lambda p, reach, q, v: reach[[0, 2, 1]] * p * (q - v)
+        ),
+    },
+)
 
 
 def _ids_case(g):
@@ -112,7 +227,12 @@ imitation_loss = Exercise(
         "does your mean count?": lambda x, ids, e: _mean_loss(x, ids != e),
         "the first EOS is left out, and so is all that follows. The mask must "
         "include the first EOS.": lambda x, ids, e: _mean_loss(x, (ids == e).cumsum(1) == 0),
-        "padding is kept. Only the first EOS of a response is real.": lambda x, ids, e: -x.mean(),
+        "nothing is masked. Only the first EOS of a response is real, and nothing behind it "
+        "is.": lambda x, ids, e: -x.mean(),
+        "tokens behind the first EOS are kept when other words follow. A response ends at its "
+        "first EOS, whatever follows.": lambda x, ids, e: _mean_loss(
+            x, (ids != e) | _eos_mask(ids, e)
+        ),
         "the sign is wrong. A loss falls when the log-probability rises.": lambda x, ids, e: (
             -_mean_loss(x, _eos_mask(ids, e))
         ),
