@@ -176,7 +176,7 @@ steps.round(2).T
 #   that it always stops.
 #
 # **Predict.** Which model has the lower SFT loss on what people write? Which model has the higher
-# expected reward?
+# expected reward? (Answers to predictions are not saved in this notebook: run the cells.)
 
 # %% tags=["predict"]
 right = [["good", "."], ["bad", "."]]
@@ -287,8 +287,7 @@ pd.concat(both, axis=1).round(2) + 0.0  # no -0.0
 #
 # In the picture, the colour of a token is the reward of the prefix that ends with it: blue is
 # positive, orange negative. Point at a token to see both numbers. The menu *Colour* switches to one
-# pass. The table has the numbers of the first review. (Answers to predictions are not saved in this
-# notebook: run the cells.)
+# pass. The table has the numbers of the first review.
 
 # %% tags=["predict"]
 policy, tokenizer = models.load_policy("tiny-reviews-sft")
@@ -346,8 +345,8 @@ samples = pd.DataFrame(
 show.texts(samples.head(8).round(1))
 
 # %% [markdown]
-# These are the responses to the first two titles. Best-of-n keeps "There's a great way ..." with 0.5 for the first title, and
-# "... is very funny." with 0.8 for the second.
+# These are the responses to the first two titles. Best-of-n keeps "There's a great way ..." with 0.5
+# for the first title, and "... is very funny." with 0.8 for the second.
 #
 # Does the choice please anyone but the reward model that made it? The **gold score** of lesson 00 is a
 # second model's prediction of people's mean rating, from −4 to 4. It is never used for choosing. The
@@ -458,7 +457,8 @@ pd.DataFrame(
 
 # %% [markdown] tags=["solution"]
 # A model that nearly always writes the first response is one answer. Its loss is 3.68 nats, because
-# people write the other two as well. The other model has 3.20: it gives each right response a tenth of
+# people write the other two as well. (A model with probability 0 there has an infinite loss, and is an
+# answer, too.) The other model has 3.20: it gives each right response a tenth of
 # its share, which costs $\log 10 = 2.30$ nats more than people themselves have, 0.90. By the SFT
 # loss the model that is nearly always wrong is better. If you want variety, `never_wrong` is a poor
 # model, too: it knows only one answer.
@@ -701,8 +701,8 @@ show.lines(
 # randomly chosen rater in 72 % of the pairs (95 % interval over films: 67 % to 77 %), and our small
 # reward model in 65 % (60 % to 70 %). Both judged the same pairs, so whether one is better must be
 # read from the difference film by film. The record has only the two intervals, so we leave it open.
-# (Lesson 00 says 64 %: that is the mean of three reward models, on another set of pairs.) We do not know what SmolLM2 has
-# read before.
+# (Lesson 00 says 64 %: that is the mean of three reward models, on another set of pairs.) We do not
+# know what SmolLM2 has read before.
 #
 # **Is the model surprised by people?** We compared the mean of $-\log \pi$ per token on 128
 # held-out reviews by people and on as many responses of our SFT model, drawn at temperature 1. It
