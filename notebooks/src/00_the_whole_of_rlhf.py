@@ -85,11 +85,11 @@ show.pipeline()
 # tokens $y_1, \dots, y_T$. (A **token** is a word or a piece of one.) The loss is that of ordinary
 # next-token prediction:
 #
-# $$ L_{\text{SFT}} = -\frac{1}{T} \sum_{t=1}^{T} \log \pi(y_t \mid x, y_{<t}) . $$
+# $$ L_{\text{SFT}} = -\frac{1}{T} \sum_{t=1}^{T} \log \pi(y_t \mid s_t) . $$
 #
-# Here $\pi(y_t \mid x, y_{<t})$ is the probability that the model gives to token $y_t$, after the title
-# and the tokens before it. In words: the mean cross-entropy of the review's tokens. The title is read,
-# but has no loss.
+# Here $s_t$ is all that comes before token $y_t$: the title and the tokens so far. The model gives the
+# token the probability $\pi(y_t \mid s_t)$. In words: the loss is the mean cross-entropy of the review's
+# tokens. The model reads the title, but has no loss on it.
 #
 # The next table has six titles of our test films, which no training has seen. Each model writes one
 # response to each title, of at most 32 tokens.
@@ -272,7 +272,7 @@ assert torch.allclose(package, own_and_later - predicted)
 # $$ L_t = -\min\big(\rho_t A_t, \; \text{clip}(\rho_t, \, 0.8, \, 1.2) \, A_t\big) . $$
 #
 # - **The first update.** All $\rho_t$ are 1. There the gradient is that of
-#   $-A_t \log \pi(y_t \mid x, y_{<t})$: SFT's loss on the actor's own tokens, each weighted by its
+#   $-A_t \log \pi(y_t \mid s_t)$: SFT's loss on the actor's own tokens, each weighted by its
 #   advantage.
 # - **Later updates.** A token with a positive advantage is pushed until it is 20 % more likely than when it
 #   was sampled. One with a negative advantage is pushed until it is 20 % less likely. Then $L_t$ is
