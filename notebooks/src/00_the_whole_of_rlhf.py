@@ -15,7 +15,7 @@
 #
 # After this page you can
 #
-# - explain the three stages of RLHF to a colleague,
+# - explain the three stages of RLHF to a colleague, and write down the loss of each,
 # - say what the score of a reward model means, and what it does not mean,
 # - look at a training run, and say what was gained and what it cost.
 #
@@ -52,8 +52,13 @@ show.pipeline()
 # The model that writes is called the **policy**. The text that it continues is the **prompt**, and what
 # it writes is the **response**.
 #
-# GRPO and DPO are two other roads from the SFT model to a better one (lessons 11 and 12). You can
-# forget both for today.
+# The picture has two other roads to a better policy. You can forget both for today:
+#
+# - **Group relative policy optimisation (GRPO)** is PPO without its critic, a network of section 4. It
+#   writes several responses to each prompt, and compares the score of each with their mean (lesson 11).
+# - **Direct preference optimisation (DPO)** leaves out the reward model, the critic and the writing.
+#   It trains the policy on the pairs of texts: the preferred text becomes more likely, relative to the
+#   other one (lesson 12).
 #
 # **Our example.** The policy is `tiny-reviews`, a GPT-2 of four million parameters that we trained on
 # film reviews. The prompt is the title of a film, and the response is a review of one sentence. What
@@ -76,10 +81,18 @@ show.pipeline()
 # ## 2. Supervised fine-tuning
 #
 # Before SFT, the model has read film reviews, plot summaries and other short texts. SFT shows it
-# titles, each with a review that a person wrote. The training is ordinary next-token prediction.
+# titles, each with a review that a person wrote. Call the title $x$, and the review $y$ with the
+# tokens $y_1, \dots, y_T$. (A **token** is a word or a piece of one.) The loss is that of ordinary
+# next-token prediction:
+#
+# $$ L_{\text{SFT}} = -\frac{1}{T} \sum_{t=1}^{T} \log \pi(y_t \mid s_t) . $$
+#
+# Here $s_t$ is all that comes before token $y_t$: the title and the tokens so far. The model gives the
+# token the probability $\pi(y_t \mid s_t)$. In words: the loss is the mean cross-entropy of the review's
+# tokens. The model reads the title, but has no loss on it.
 #
 # The next table has six titles of our test films, which no training has seen. Each model writes one
-# response to each title, of at most 32 tokens. (A **token** is a word or a piece of one.)
+# response to each title, of at most 32 tokens.
 
 # %%
 base, tokenizer = models.load_policy("tiny-reviews")
@@ -97,39 +110,45 @@ names = pd.Index([title.strip() for title in titles], name="title")
 show.texts(pd.DataFrame({"before SFT": write(base), "after SFT": write(sft)}, names))
 
 # %% [markdown]
-# Before SFT, some responses are summaries, and some begin in the middle of a sentence. Two of them
-# break off after 32 tokens: *who is married* and *dissap*. After SFT, each response is a whole
-# sentence, and most sound like a review. But SFT imitates critics of all kinds. Some of its reviews
-# criticise, some praise, and some say nothing. Nothing has told the model which it should write.
+# Before SFT, some responses are summaries, and some begin in the middle of a sentence. After SFT, each
+# response ends like a sentence, and most have the tone of a review, though few make sense. SFT
+# imitates critics of all kinds. So some of its reviews criticise, some praise, and some say nothing.
+# Nothing has told the model which it should write.
 
 # %% [markdown]
 # ## 3. The reward model
 #
 # The reward model is a copy of the SFT model with another last layer. That layer gives one number, the
-# score $r$, instead of a distribution over the next token. It learns from pairs of reviews of one film.
-# Many people rated each review. For each pair we draw one person's rating of each review. The review
-# with the higher rating is the preferred one. The reward model turns two scores into a probability,
-# by a formula that is called the **Bradley-Terry model**:
+# score $r$, instead of a distribution over the next token. It learns from pairs of reviews of one film,
+# A and B. Many people rated each review. We draw one of the ratings of A and one of those of B. The
+# review with the higher rating is the preferred one. (If both are equal, we leave the pair out.)
+#
+# The reward model turns two scores into a probability, by the **Bradley-Terry model**:
 #
 # $$ P(A \text{ preferred to } B) = \sigma\big(r(A) - r(B)\big),
 # \qquad \sigma(z) = \frac{1}{1 + e^{-z}} . $$
 #
 # In words: the further the score of A lies above that of B, the surer the reward model is that people
-# prefer A. The training makes the drawn preferences as probable as it can. On paper:
+# prefer A. Call the preferred review of a pair A. The loss is
+#
+# $$ L_{\text{reward model}} = -\log \sigma\big(r(A) - r(B)\big) . $$
+#
+# In words: it is small if the preferred review has much the higher score. On paper:
 #
 # | $r(A) - r(B)$ | 0 | 1 | 2 | −1 |
 # |---|---|---|---|---|
 # | probability that A is preferred | 50 % | 73 % | 88 % | 27 % |
+# | loss | 0.69 | 0.31 | 0.13 | 1.31 |
 
 # %%
 scores_a, scores_b = torch.tensor([1.0, 2.0, 3.0, 0.0]), torch.ones(4)
-probability = core.preference_probability(scores_a, scores_b)
-assert torch.allclose(probability, torch.tensor([0.50, 0.73, 0.88, 0.27]), atol=0.005)
+loss = -torch.nn.functional.logsigmoid(scores_a - scores_b)
+assert torch.allclose(loss, torch.tensor([0.69, 0.31, 0.13, 1.31]), atol=0.005)
 
 # %% [markdown]
 # Only differences count, so scores have no zero of their own. After the training we shift and stretch
 # them once: over the SFT model's responses they have the mean 0 and the standard deviation 1. So a
-# score of 2 is far better than an ordinary response.
+# score of 2 is far better than that of an ordinary response.
 #
 # **Predict.** Our reward model reads the five reviews below. Which gets the highest score, and which
 # the lowest? Which of the five scores are negative?
@@ -163,96 +182,107 @@ score_of(five)
 #
 # </details>
 #
-# So the reward model can be fooled. How good is it on real reviews? We drew new pairs, of films that
-# it has not seen. Again one person's rating of each review decides which is preferred. A guess is
-# right in 50 % of the pairs, and our reward model in 64 %. (This is the mean of three trainings.)
-# Could it reach 100 %? No. Even a judge that knows how *all other* people rated the two reviews, and
-# chooses the higher mean, is right in only 84 %. One person often disagrees with the others.
+# So the reward model can be fooled. How good is it on real reviews? On new pairs, of films that it has
+# not seen, it is right in 64 %. (This is the mean of three trainings.) A guess is right in 50 %. Nobody
+# could reach 100 %, because single ratings decide, and people disagree. Even the mean ratings of *all
+# other* people choose the preferred review in 84 % of the pairs only.
 
 # %% [markdown]
 # ## 4. PPO
 #
-# PPO maximises the score of this reward model. It repeats one step many times, and begins with two
-# copies of the SFT model. The **actor** is the policy that learns. The **reference** stays as it is.
-# Another network, the **critic**, reads an unfinished review and predicts the score that it will get
-# at the end. One step:
+# PPO trains the policy to write reviews with a high score. Four models take part:
 #
-# 1. **Sample.** The actor writes 64 reviews.
-# 2. **Score.** The reward model gives each review its score.
-# 3. **Kullback-Leibler (KL) penalty.** A review that the actor writes more often than the reference
-#    loses some of its score. One that it writes less often gains some.
-# 4. **Compare.** For each token: how much higher is the score than the critic predicted *before* this
-#    token? The difference is the **advantage** of the token.
-# 5. **Update.** Tokens with a positive advantage become more likely, those with a negative one less
-#    likely. The critic learns to predict better, too.
-#
-# The update is SFT's step on the cross-entropy of each token, weighted by the token's advantage.
-# *Proximal* means near: each update moves the actor only a little.
-#
-# **One review, worked out.** The actor writes *Very funny* and then stops. These are three tokens,
-# because stopping is one, too. The score is 1.2. (We made up the numbers, and leave out the KL
-# penalty.)
-#
-# | token | predicted before it | score at the end | advantage |
+# | model | what it does | begins as a copy of | in PPO |
 # |---|---|---|---|
-# | *Very* | 0.1 | 1.2 | 1.2 − 0.1 = 1.1 |
-# | *funny* | 0.4 | 1.2 | 1.2 − 0.4 = 0.8 |
-# | stop | 1.3 | 1.2 | 1.2 − 1.3 = −0.1 |
+# | **actor** $\pi$ | writes; it is the policy | the SFT model | trained |
+# | **reference** $\pi_{\text{ref}}$ | shows how far the actor has moved | the SFT model | frozen |
+# | **reward model** $r$ | scores a finished review | (section 3) | frozen |
+# | **critic** | predicts, before each token, the score minus the penalties still to come | the reward model | trained |
 #
-# Before *Very*, the critic has read the title only, and predicts an ordinary score. After *Very
-# funny* it predicts 1.3, because reviews that begin so had high scores. This one stops, and gets a
-# little less. So PPO makes *Very* and *funny* more likely, and stopping here a little less likely.
-# Without a critic, all three tokens would get the same number, 1.2.
-#
-# In the package each token has a reward, and the score is the reward of the last token:
-
-# %%
-token_rewards = torch.tensor([[0.0, 0.0, 1.2]])
-predicted = torch.tensor([[0.1, 0.4, 1.3]])
-real = torch.ones(1, 3, dtype=torch.bool)  # true: a token and no padding
-# gae: generalised advantage estimation (lesson 05). The runs below have lam=0.95.
-advantages, _ = core.gae(token_rewards, predicted, real, lam=1)
-assert torch.allclose(advantages, torch.tensor([[1.1, 0.8, -0.1]]))
-
-# %% [markdown]
 # **What PPO maximises**, on average over the reviews that the actor writes:
 #
 # $$ \text{score} - \beta \, \log \frac{\pi(y \mid x)}{\pi_{\text{ref}}(y \mid x)} . $$
 #
-# - $x$ is the prompt and $y$ the response.
-# - $\pi(y \mid x)$ is the probability that the actor writes $y$. $\pi_{\text{ref}}(y \mid x)$ is the
-#   same for the reference.
-# - $\beta = 0.5$ is the **KL coefficient**: how much the distance from the reference costs.
+# - $\pi(y \mid x)$ is the probability that the actor writes $y$: the product over its tokens.
+#   $\pi_{\text{ref}}(y \mid x)$ is the same for the reference.
+# - The logarithm is the **log-ratio** of the review. It is the *sum* of its tokens' log-ratios.
+# - $\beta = 0.5$ is the **KL coefficient**: how much moving away from the reference costs. KL stands
+#   for Kullback-Leibler. The log-ratio times $\beta$ is the **KL penalty**.
 #
 # In words: get a high score, and stay close to the model that you came from.
 #
-# **By hand.** The same review, *Very funny*, with made-up probabilities:
+# **By hand.** The actor writes *Very funny* and then stops. These are three tokens, because stopping is
+# one, too. The score is 1.2. (All numbers are made up.)
 #
-# | token | actor | reference | actor : reference | logarithm |
+# | token | actor | reference | log-ratio | KL penalty |
 # |---|---|---|---|---|
-# | Very | 0.2 | 0.1 | 2 | 0.69 |
-# | funny | 0.3 | 0.1 | 3 | 1.10 |
-# | stopping | 0.1 | 0.2 | 1/2 | −0.69 |
-# | the review | | | 2 · 3 · 1/2 = 3 | 0.69 + 1.10 − 0.69 = 1.10 |
+# | Very | 0.2 | 0.1 | log 2 = 0.69 | 0.35 |
+# | funny | 0.3 | 0.1 | log 3 = 1.10 | 0.55 |
+# | stop | 0.1 | 0.2 | log 0.5 = −0.69 | −0.35 |
+# | the review | 0.006 | 0.002 | log 3 = 1.10 | 0.55 |
 #
-# The actor writes this review three times as often as the reference. So it loses 0.5 · 1.10 = 0.55,
-# and 1.2 − 0.55 = 0.65 is left.
+# The actor writes this review three times as often as the reference. So it loses 0.55 of its score,
+# and 1.2 − 0.55 = 0.65 is left. A token that the actor writes *less* often than the reference, like
+# *stop*, gains.
 #
-# A review that the actor writes *less* often than the reference gains. Can the penalty be a gain on
-# average? No. Suppose that only two reviews are possible:
+# The mean log-ratio of the actor's own reviews is its **KL divergence** from the reference, for short
+# its KL. It is never negative ("Going further" has an example), so on average moving away costs score.
+# The unit is the **nat**, the unit of natural logarithms.
 #
-# | review | actor | reference | logarithm of actor : reference |
+# **One step of PPO:**
+#
+# 1. **Sample.** The actor writes 64 reviews.
+# 2. **Score.** The reward model gives each review its score.
+# 3. **Charge.** Each token gets its own KL penalty, as in the table.
+# 4. **Compare.** A token answers for the score, minus its *own* penalty and those of *later* tokens. It
+#    does not answer for earlier penalties. How much higher is this number than the critic predicted
+#    *before* the token? The difference is the **advantage** of the token.
+# 5. **Update.** Tokens with a positive advantage become more likely, those with a negative one less
+#    likely. The critic learns to predict this number, by its squared error.
+#
+# The same review again:
+#
+# | token | score minus own and later penalties | predicted before it | advantage |
 # |---|---|---|---|
-# | A | 0.8 | 0.5 | 0.47 |
-# | B | 0.2 | 0.5 | −0.92 |
+# | *Very* | 1.2 − (0.35 + 0.55 − 0.35) = 0.65 | 0.1 | 0.65 − 0.1 = 0.55 |
+# | *funny* | 1.2 − (0.55 − 0.35) = 1.00 | 0.4 | 1.00 − 0.4 = 0.60 |
+# | *stop* | 1.2 − (−0.35) = 1.55 | 1.7 | 1.55 − 1.7 = −0.15 |
 #
-# Over the reviews that the actor writes, the mean of the logarithm is 0.8 · 0.47 − 0.2 · 0.92 = 0.19.
-# This mean is its **KL divergence** from the reference, for short its KL. The reviews with a positive
-# logarithm are those that it writes more often, so they weigh more, and the KL is never negative. On
-# average, moving away costs score. The unit is the **nat**, the unit of natural logarithms.
+# After *Very funny*, the critic predicts 1.7, because other reviews that begin so ended well. This one
+# ends a little less well. So PPO makes *Very* and *funny* more likely, and stopping here a little less
+# likely.
+
+# %%
+log_ratios = torch.tensor([[2.0, 3.0, 0.5]]).log()
+end = torch.tensor([[0.0, 0.0, 1.2]])  # the score belongs to the last token
+token_rewards = end - 0.5 * log_ratios
+own_and_later = token_rewards.flip(1).cumsum(1).flip(1)  # summed from the end
+predicted = torch.tensor([[0.1, 0.4, 1.7]])
+by_hand = torch.tensor([[0.55, 0.60, -0.15]])
+assert torch.allclose(own_and_later - predicted, by_hand, atol=0.005)
+real = torch.ones(1, 3, dtype=torch.bool)  # true: a token and no padding
+package, _ = core.gae(token_rewards, predicted, real, lam=1)  # lesson 05
+assert torch.allclose(package, own_and_later - predicted)
+
+# %% [markdown]
+# **The policy's loss.** One batch serves for several updates. Let $\rho_t$ be the probability of token
+# $y_t$ now, divided by its probability when it was sampled. (The log-ratio compares with the reference
+# instead.) Let $A_t$ be its advantage. PPO minimises the mean over all tokens of
 #
-# **A real run** of eight steps takes less than a minute. The curves are the mean score of the 64
-# reviews of each step, and the KL.
+# $$ L_t = -\min\big(\rho_t A_t, \; \text{clip}(\rho_t, \, 0.8, \, 1.2) \, A_t\big) . $$
+#
+# - **The first update.** All $\rho_t$ are 1. There the gradient is that of
+#   $-A_t \log \pi(y_t \mid s_t)$: SFT's loss on the actor's own tokens, each weighted by its
+#   advantage.
+# - **Later updates.** A token with a positive advantage is pushed until it is 20 % more likely than when it
+#   was sampled. One with a negative advantage is pushed until it is 20 % less likely. Then $L_t$ is
+#   constant, and its gradient is 0.
+#
+# *Proximal* means near: no batch pushes a token far. Lesson 06 builds this line by line.
+
+# %% [markdown]
+# **A real run** of eight steps takes about a minute. The curves are the mean score of the 64 reviews of
+# each step, and the KL per response. (On another computer, they can look a little different.)
 
 # %%
 if FAST:  # for the tests of this page
@@ -296,16 +326,17 @@ show.curves(three_runs, by=None, columns=["score", "kl"])
 # - *gold score*: another model's prediction of the rating, from −4 to 4, that people would give. This
 #   model counts words, and learned from the ratings of other films. PPO never sees it.
 # - *tokens*: the length of a review,
-# - *different word pairs*, a measure of variety: of 500 pairs of neighbouring words, the share that is
-#   left when you count equal pairs once.
+# - *different word pairs*, a measure of variety: of 500 pairs of neighbouring words, the share of
+#   different ones.
 
 # %% tags=["predict"]
-tour, by_coefficient = experiments.results("tour"), experiments.results("leash")
+tour = experiments.results("tour")  # all methods of the picture
+by_coefficient = experiments.results("leash")  # PPO with several KL coefficients
 before = tour[(tour.method == "SFT") & (tour.seed == 0)].assign(variant="SFT")
 after = by_coefficient[by_coefficient.variant == "kl_coef 0.5"].assign(variant="PPO")
 both = pd.concat([before, after])
 measures = {
-    "proxy": "score",
+    "proxy": "score",  # by the reward model
     "gold": "gold score",
     "kl": "KL, nats",
     "length": "tokens",
@@ -337,8 +368,8 @@ show.texts(experiments.samples(both, ["SFT", "PPO"]))
 #
 # **What it cost,** beside variety:
 #
-# - **Distance.** The KL is 2.04 nats. So a typical review of the PPO policy is $e^{2.04}$, that is
-#   about eight, times as likely as under the SFT model.
+# - **Distance.** The KL is 2.04 nats, and $e^{2.04}$ is about 8. So on average (over the log-ratios),
+#   the PPO policy's reviews are 8 times as likely under it as under the SFT model.
 # - **Information.** PPO praises whatever the film. Nobody was asked whether a review fits its film.
 
 # %% [markdown]
@@ -352,7 +383,7 @@ show.texts(experiments.samples(both, ["SFT", "PPO"]))
 run = experiments.results("microscope")
 last = run[(run.source == "fresh") & (run.step == 24)]
 columns = ["text", "prompt", "position", "token", "alternatives", "ref_alternatives"]
-columns += ["score", "value", "old_logprob", "ref_logprob", "kl"]  # the five numbers
+columns += ["score", "value", "old_logprob", "ref_logprob", "kl"]  # kl: log-ratio
 show.microscope(last[columns], "kl", text="all")
 
 # %% [markdown]
@@ -360,12 +391,11 @@ show.microscope(last[columns], "kl", text="all")
 # of them, and `<|endoftext|>` is the token that stops.
 #
 # - **One token.** The PPO policy writes *heart* after *A* with a probability of 3.2 %, the reference
-#   with 0.8 %. The logarithm of 3.2 : 0.8 is 1.4, and the token is blue. *treat* is orange: PPO has made
+#   with 0.8 %. The log-ratio is log (3.2 / 0.8) = 1.4, and the token is blue. *treat* is orange: PPO has made
 #   it *less* likely there.
-# - **The whole review.** The logarithms of its tokens add up to 0.96 nats. So PPO has made
-#   the review $e^{0.96} = 2.6$ times as likely. Its score is 0.99. What PPO maximises is
-#   0.99 − 0.5 · 0.96 = 0.51.
-# - **The critic.** The row *value (the critic)* is the prediction of section 4. It is 0.14 before
+# - **The whole review.** The log-ratios of its tokens add up to 0.96 nats. So PPO has made the review
+#   $e^{0.96} = 2.6$ times as likely. Its score is 0.99. What PPO maximises is 0.99 − 0.5 · 0.96 = 0.51.
+# - **The critic.** The row *value (the critic)* is its prediction (section 4). It is 0.14 before
 #   *heart*, and 0.67 after it.
 
 # %% [markdown]
@@ -382,7 +412,7 @@ two = by_coefficient[by_coefficient.variant.isin(["kl_coef 0.5", "kl_coef 0"])]
 experiments.shown(two, measures).T
 
 # %% tags=["predict"]
-show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).head(3))
+show.texts(experiments.samples(by_coefficient, ["kl_coef 0", "kl_coef 0.5"]).head(3))
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
@@ -390,8 +420,8 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 # - **Larger:** the score (4.03 instead of 1.24), the KL (91 nats instead of 2.04), the length, and also
 #   the gold score (2.63 instead of 1.43).
 # - **Smaller:** the variety. Only 2 % of the word pairs are different.
-# - **The reviews** say *funny and funny and funny*, whatever the film. The reward model likes this
-#   (section 3).
+# - **The reviews** say *funny and funny and funny*, whatever the film. The reward model gives the first
+#   one 4.08, more than honest praise in section 3 (2.70).
 #
 # The gold judge counts words, and *funny* is a good word. So it has its own errors, and this policy
 # has found them.
@@ -400,57 +430,16 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 #
 # When the score rises and the reviews get worse, this is called **over-optimisation** or *reward
 # hacking*. No single number shows it safely.
-#
-# **Better, or only a fooled judge?** Which of the two gold scores do you believe? How could you know?
-#
-# <details><summary>Our answer</summary>
-#
-# We believe the 1.43, and not the 2.63. Three things tell us:
-#
-# - **The samples.** With the penalty, three films get three different sentences. Without it, they
-#   get nearly the same one.
-# - **The variety.** It is 81 % with the penalty and 2 % without.
-# - **The KL.** At 2 nats the policy still writes much like the SFT model. At 91 nats it writes what
-#   nobody ever wrote or rated, and the gold judge learned from rated reviews only.
-#
-# A doubt remains: *funny* is in two of the three reviews with the penalty, too. So a part of the
-# 1.43 may be the same error. Only people who rate PPO's reviews could settle this.
-#
-# </details>
-
-# %% [markdown]
-# ## 8. The map of the course
-#
-# Each lesson explains one part of this page from the beginning.
-#
-# | lessons | what they explain |
-# |---|---|
-# | lesson 01 | why people's judgements, and not only people's texts? |
-# | lesson 02 | what the ratings are worth |
-# | lesson 03 | a language model as a policy; SFT |
-# | lessons 04 and 05 | which tokens should become more likely: policy gradient, critic, advantage |
-# | lesson 06 | PPO, line by line |
-# | lesson 07 | the KL penalty |
-# | lesson 08 | the reward model |
-# | lesson 09 | the four models at work: actor, critic, reward model, reference |
-# | lesson 10 | what it costs in time and memory |
-# | lessons 11 and 11b | GRPO, and a lab on it |
-# | lessons 12 and 13 | DPO, and what it says about single tokens |
-# | lessons 14 and 14b | what DPO gets wrong, and a lab on the repairs |
-# | lessons 15 and 15b | an agent with a tool, and a lab on feedback on steps |
-# | lesson 16 | over-optimisation: when a better score is no better response any more |
-# | lessons 90 and 91 | two reference sheets, to look things up |
-#
-# Lessons 01, 03 to 06, 08, 11 and 12 are the core. The exercises of six lessons fill a file of your
-# own, `my_rlhf.py`. At the end, `minirlhf tour --mine my_rlhf.py` trains the whole pipeline with it.
 
 # %% [markdown]
 # ## What to remember
 #
 # - RLHF has three stages: imitate (SFT), learn a score from people's judgements (reward model), make
 #   responses with a high score more likely (PPO).
+# - PPO trains the actor and the critic. The reward model and the reference are frozen.
 # - Only differences of scores have a meaning. The score is a model of people, and it can be fooled.
-# - PPO maximises the score minus a KL penalty for moving away from the SFT model.
+# - PPO maximises the score minus a KL penalty for moving away from the SFT model. Each token answers for
+#   the score, its own penalty and later penalties.
 # - It gains score. It costs KL and variety.
 # - Never trust one number: look at another judge, the KL, the variety, and read samples.
 #
@@ -467,7 +456,7 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 # *Hint:* which words does the reward model like, and which not? Section 3 has examples.
 
 # %% tags=["exercise"]
-score_of(["A film about a film.", "Everybody should see it."])  # your tries
+score_of(["A film about a film.", "Go and see it."])  # your tries
 
 # %% tags=["solution"]
 tries = ["A beautiful waste of time.", "A waste of a beautiful, moving and funny idea."]
@@ -506,9 +495,9 @@ check.best_of_n(best_of_n)
 
 # %% [markdown] tags=["exercise"]
 # (b) PPO has a mean score of 1.24 in section 5, on all test films and by the reward model that you have.
-# **How many reviews must the SFT model write for each film, so that the best one scores as high on
-# average?** Guess first. Then let it write eight for each film (half a minute), and find the
-# smallest n that is enough.
+# **About how many reviews must the SFT model write for each film, so that the best one scores as high on
+# average?** Guess first. Then let it write eight for each film (half a minute), and find n. PPO's three
+# runs reach from 1.18 to 1.33: which values of n can you not tell from PPO?
 #
 # *Hint:* you have eight scores for each film, and n = 3 needs the first three of each.
 
@@ -533,15 +522,22 @@ pd.Series(mean_scores, name="mean score of the best of n").round(2)
 # %% [markdown] tags=["solution"]
 # Six or seven. Six have 1.22, a little less than PPO's 1.24. Seven have 1.29, a little more. The
 # difference between 1.22 and 1.24 decides nothing, because PPO's three runs reach from 1.18 to 1.33.
-# Five have 1.09, and this is less than each run. So a whole training has moved the mean score about as
+# Five have 1.09, less than each run, and eight have 1.36, more than each run. So a whole training has moved the mean score about as
 # far as a choice among six or seven reviews does.
 
 # %% [markdown] tags=["exercise"]
-# **3. What does β decide?** *(medium, 20 minutes)*. Take the four reviews of section 6 again. Which of
-# them is best by the quantity that PPO maximises, with $\beta = 0$, with 0.5 and with 2? Predict it from
-# the microscope: it has the score of each review, and its colours have the logarithms. Then write the
-# function, and run both cells. Does the same review always win?
-#
+# **3. What does β decide?** *(medium, 20 minutes)*. Take the four reviews of section 6 again. The first
+# cell prints the score of each, and the sum of its log-ratios. Which of them is best by the quantity
+# that PPO maximises, with $\beta = 0$, with 0.5 and with 2? Predict it on paper. Then write the
+# function, and run the last cell. Does the same review always win?
+
+# %% tags=["exercise", "solution"]
+recorded = experiments.results("microscope")
+trained = recorded[(recorded.source == "fresh") & (recorded.step == 24)]
+reviews = trained.groupby("prompt")
+reviews.agg(score=("score", "first"), sum_of_log_ratios=("kl", "sum")).round(2)
+
+# %% [markdown] tags=["exercise"]
 # `scores` has the shape (B,): the score of each of B responses. `logprobs` and `ref_logprobs` have the
 # shape (B, R): the log-probability of each token under the actor and under the reference, at R
 # positions. A shorter response is filled up with **padding**. `mask` is true at real tokens and false
@@ -567,17 +563,15 @@ def kl_penalised_score(scores, logprobs, ref_logprobs, mask, kl_coef):
 check.kl_penalised_score(kl_penalised_score)
 
 # %% tags=["exercise", "solution"]
-run = experiments.results("microscope")
-last = run[(run.source == "fresh") & (run.step == 24)]
 tokens = ["old_logprob", "ref_logprob"]  # a row for each review, padded with NaN
-padded = last.pivot(index="prompt", columns="position", values=tokens)
+padded = trained.pivot(index="prompt", columns="position", values=tokens)
 logprobs = torch.tensor(padded["old_logprob"].to_numpy())
 ref_logprobs = torch.tensor(padded["ref_logprob"].to_numpy())
-scores = torch.tensor(last.groupby("prompt").score.first().to_numpy())
+review_scores = torch.tensor(reviews.score.first().to_numpy())
 table = pd.DataFrame(index=padded.index.str.strip())
 for beta in (0.0, 0.5, 2.0):
     table[f"beta = {beta}"] = kl_penalised_score(
-        scores, logprobs, ref_logprobs, ~logprobs.isnan(), beta
+        review_scores, logprobs, ref_logprobs, ~logprobs.isnan(), beta
     )
 table.round(2)
 
@@ -585,7 +579,7 @@ table.round(2)
 # Another review wins each time.
 #
 # - $\beta = 0$: only the score counts. The first review wins with 1.29.
-# - $\beta = 0.5$: "A heartbreaking treat." wins. Its score is lower, 0.99, but the sum of its logarithms
+# - $\beta = 0.5$: "A heartbreaking treat." wins. Its score is lower, 0.99, but the sum of its log-ratios
 #   is 0.96, and that of the first review is 2.08.
 # - $\beta = 2$: "Happy Thanks!" wins, with the low score 0.40. Its sum is the smallest, 0.57.
 #
@@ -598,8 +592,9 @@ table.round(2)
 #
 # (a) How many reviews does PPO write in a full run (section 4)?
 #
-# (b) After the training, PPO writes one review for each request, and best of n writes n. Take your n
-# of exercise 2. After how many requests has PPO written fewer reviews, its training included?
+# (b) After the training, PPO writes one review for each request, and best of n writes n. Take two values
+# of n that exercise 2 cannot tell from PPO. After how many requests has PPO written fewer reviews, its
+# training included?
 #
 # (c) The two have about the same score then. What does this count leave out? Find something that
 # speaks for PPO, and something that speaks for best of n.
@@ -657,10 +652,34 @@ table.round(2)
 # counts the same, and how strong the KL penalty is.
 # </details>
 #
+# <details><summary>6. The actor writes *stop* at the end of a review more often than the reference would.
+# Whose advantages does this penalty lower?</summary>
+#
+# That of *stop*, and those of all tokens before it, because it is a later penalty for them. In the table of
+# section 4, *Very* and *funny* answer for the penalty of *stop*. *funny* and *stop* do not answer for that of
+# *Very*.
+# </details>
+#
+# <details><summary>7. Section 7 has two gold scores, 1.43 with the KL penalty and 2.63 without. Which do
+# you believe? How could you know?</summary>
+#
+# We believe the 1.43, and not the 2.63. Three things tell us:
+#
+# - **The samples.** With the penalty, three films get three different sentences. Without it, they
+#   get nearly the same one.
+# - **The variety.** It is 81 % with the penalty and 2 % without.
+# - **The KL.** At 2 nats the policy still writes much like the SFT model. At 91 nats it writes what
+#   nobody ever wrote or rated, and the gold judge learned from rated reviews only.
+#
+# A doubt remains: *funny* is in two of the three reviews with the penalty, too. So a part of the
+# 1.43 may be the same error. Only people who rate PPO's reviews could settle this.
+# </details>
+#
 # ## What do you believe now?
 #
 # Twelve questions about things that many people get wrong. Many of their words are explained only
-# later, so "I do not know" is a good answer today. Take the same test again after lesson 09.
+# later, so "I do not know" is a good answer today. The numbers in them are examples, and not those of this
+# page. Take the same test again after lesson 09.
 
 # %%
 Questions()
@@ -674,23 +693,74 @@ my_answers = "- - - - - -  - - - - - -"  # yours
 print(graded(my_answers))
 
 # %% [markdown]
+# ## The map of the course
+#
+# Each lesson explains one part of this page from the beginning.
+#
+# | lessons | what they explain |
+# |---|---|
+# | lesson 01 | why people's judgements, and not only people's texts? |
+# | lesson 02 | what the ratings are worth |
+# | lesson 03 | a language model as a policy; SFT |
+# | lessons 04 and 05 | which tokens should become more likely: policy gradient, critic, advantage |
+# | lesson 06 | PPO, line by line |
+# | lesson 07 | the KL penalty |
+# | lesson 08 | the reward model |
+# | lesson 09 | the four models at work: actor, critic, reward model, reference |
+# | lesson 10 | what it costs in time and memory |
+# | lessons 11 and 11b | GRPO, and a lab on it |
+# | lessons 12 and 13 | DPO, and what it says about single tokens |
+# | lessons 14 and 14b | what DPO gets wrong, and a lab on the repairs |
+# | lessons 15 and 15b | an agent with a tool, and a lab on feedback on steps |
+# | lesson 16 | over-optimisation: when a better score is no better response any more |
+# | lessons 90 and 91 | two reference sheets, to look things up |
+#
+# Lessons 01, 03 to 06, 08, 11 and 12 are the core. The exercises of six lessons fill a file of your
+# own, `my_rlhf.py`. At the end, `minirlhf tour --mine my_rlhf.py` trains the whole pipeline with it.
+
+# %% [markdown]
 # ## Going further
 #
 # **Run it yourself.** `make tour` trains all stages on your machine, then DPO and GRPO from the same
 # SFT model. It ends with a report, `out/tour/report.html`. This page does not need it.
+#
+# **Why the KL is never negative.** Suppose that only two reviews are possible:
+#
+# | review | actor | reference | log-ratio |
+# |---|---|---|---|
+# | A | 0.8 | 0.5 | 0.47 |
+# | B | 0.2 | 0.5 | −0.92 |
+#
+# B gains more than A loses. But the actor writes A four times as often. The mean log-ratio is
+# 0.8 · 0.47 − 0.2 · 0.92 = 0.19. In general, $\log z \le z - 1$ with
+# $z = \pi_{\text{ref}} / \pi$. Over the actor's own reviews, the mean of $z$ is the sum of $\pi_{\text{ref}}$ over
+# the possible reviews, at most $1$. So the mean of $\log z$ is at most $1 - 1 = 0$, and the mean log-ratio,
+# which is that of $-\log z$, is at least $0$.
+#
+# **What section 4 leaves out.** The runs of this page do more. The most important:
+#
+# - A review that is cut off after 32 tokens loses 1 from its score.
+# - Generalised advantage estimation (`gae`) mixes the critic's predictions at later tokens into the
+#   advantage, with $\lambda = 0.95$ (lesson 05). Section 4 shows $\lambda = 1$, without this.
+# - They are then shifted and stretched over the batch, to the mean 0 and the standard deviation 1. So
+#   *positive* means better than the mean of the batch.
+# - Each batch is used twice, in two minibatches of 32 reviews: four updates.
+# - The logits are divided by the temperature 0.7 before each softmax. So likely tokens are written even
+#   more often.
 #
 # **All methods of the record.** Each point of the next figure is one method, the mean of three runs
 # of the tour. (Each run has its own SFT model and reward model. So PPO stands a little elsewhere
 # than in section 5.) The bars reach from the lowest to the highest run. Further up is a higher gold
 # score, further right is a larger KL. At the same KL, the higher point is better. The points of
 # best of n stand at an upper bound of their KL, $\log n - (n - 1)/n$. Their true place may be
-# further left.
+# further left. Lesson 16 explains the bound.
 
 # %%
 show.frontier(experiments.results("tour"), by="method", ylabel="gold score (-4 to 4)")
 
 # %% [markdown]
-# DPO goes furthest from the SFT model here. Its gold score is no higher than that of GRPO. Best of 16
+# DPO goes furthest from the SFT model here. On average over the three runs its gold score is 1.38, and
+# that of GRPO is 1.47. (In one of the runs, DPO's is the higher one.) Best of 16
 # is above all three trained policies, and above PPO in each of the three runs. Its KL is at most 1.84
 # nats, and PPO's is 1.99. Its reviews are longer than PPO's, and about as varied. All this is at the
 # default settings. Another $\beta$ moves each point along a curve (lessons 07 and 12).

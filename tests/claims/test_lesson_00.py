@@ -1,5 +1,6 @@
 """Lesson 00, the whole of RLHF: every number of its prose, and every claim about a record."""
 
+import copy
 import math
 
 import nbformat
@@ -61,6 +62,14 @@ def judge():
         return score(batch).tolist()
 
     return scores_of
+
+
+@pytest.fixture(scope="module")
+def judge_of():
+    """Title and review -> the score that the reward model gives it."""
+    reward_model, tokenizer = models.load_scalar("tiny-reviews-reward")
+    score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)
+    return lambda title, review: score(models.encode(tokenizer, [title], [review])).item()
 
 
 @pytest.fixture(scope="module")
@@ -157,19 +166,74 @@ def test_score_gold_and_kl_rise_together_and_flatten(steps):
     assert ((late - middle).abs() < 0.2 * rise).all()
 
 
-SCORE, PREDICTED = 1.2, [0.1, 0.4, 1.3]
-CHANCES = {"Very": (0.2, 0.1), "funny": (0.3, 0.1), "stopping": (0.1, 0.2)}  # actor, reference
+SCORE, PREDICTED = 1.2, [0.1, 0.4, 1.7]
+CHANCES = {"Very": (0.2, 0.1), "funny": (0.3, 0.1), "stop": (0.1, 0.2)}  # actor, reference
 WORLD = {"A": (0.8, 0.5), "B": (0.2, 0.5)}  # all reviews of a tiny world: actor, reference
 
 
-def test_the_advantages_on_paper_are_the_score_minus_the_critics_prediction():
-    token_rewards = torch.tensor([[0.0, 0.0, SCORE]])
+def on_paper():
+    """Each token's KL penalty, and what it answers for: the score less own and later penalties."""
+    penalties = [BETA * math.log(actor / reference) for actor, reference in CHANCES.values()]
+    return penalties, [SCORE - sum(penalties[t:]) for t in range(3)]
+
+
+def test_the_advantages_on_paper_are_those_of_the_package():
+    """Without GAE's mixing (lam=1), a token answers for its own and later penalties."""
+    actor, reference = torch.tensor(list(CHANCES.values())).log().T
     mask = torch.ones(1, 3, dtype=torch.bool)
-    advantages, _ = core.gae(token_rewards, torch.tensor([PREDICTED]), mask, lam=1)
-    assert torch.allclose(advantages[0], SCORE - torch.tensor(PREDICTED))
-    without = core.gae(token_rewards, torch.zeros(1, 3), mask, lam=1)[0]
-    assert torch.allclose(without, torch.full((1, 3), SCORE))
-    assert loops.PPOConfig().lam == TourConfig().ppo.lam == 0.95
+    pair = actor[None], reference[None]
+    token_rewards = core.kl_shaped_rewards(torch.tensor([SCORE]), *pair, mask, kl_coef=BETA)
+    advantages, returns = core.gae(token_rewards, torch.tensor([PREDICTED]), mask, lam=1)
+    own_and_later = torch.tensor(on_paper()[1])
+    assert torch.allclose(returns[0], own_and_later)
+    assert torch.allclose(advantages[0], own_and_later - torch.tensor(PREDICTED))
+
+
+def test_the_losses_of_the_page_are_those_of_the_package():
+    """The means of SFT's and the reward model's losses, and the gradients of PPO's."""
+    generator = torch.Generator().manual_seed(0)
+    logprobs, old = -torch.rand(2, 2, 4, generator=generator)
+    advantages, mask = torch.randn(2, 4, generator=generator), torch.ones(2, 4, dtype=torch.bool)
+    assert torch.allclose(core.sft_loss(logprobs, mask), -logprobs)
+    a, b = torch.tensor([1.0, 2.0, 3.0, 0.0]), torch.ones(4)
+    assert torch.allclose(core.reward_model_loss(a, b).mean(), -torch.sigmoid(a - b).log().mean())
+    ratio = (logprobs - old).exp()
+    by_hand = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    assert torch.allclose(core.ppo_clip(logprobs, old, advantages, mask), by_hand)
+    # The first update has the gradient of SFT's loss, weighted by the advantage.
+    first = old.clone().requires_grad_()
+    core.ppo_clip(first, old, advantages, mask).sum().backward()
+    assert torch.allclose(first.grad, -advantages)
+    # Beyond 20 % the push ends, in the direction of the advantage only.
+    for factor, advantage, gradient in ((1.21, 1, 0), (1.19, 1, -1.19), (0.79, -1, 0)):
+        moved = (old + math.log(factor)).requires_grad_()
+        core.ppo_clip(moved, old, torch.full((2, 4), float(advantage)), mask).sum().backward()
+        assert torch.allclose(moved.grad, torch.full((2, 4), float(gradient)))
+
+
+def test_ppo_trains_the_actor_and_the_critic_only():
+    """The reward model and the reference of the page's short run stay as they are."""
+    (actor, tokenizer), (critic, _) = (
+        models.load_policy("tiny-reviews-sft"),
+        models.load_scalar("tiny-reviews-reward"),
+    )
+    reference, reward_model = models.load_policy("tiny-reviews-sft")[0], copy.deepcopy(critic)
+    networks = [actor, critic, reference, reward_model]
+    before = [[p.detach().clone() for p in network.parameters()] for network in networks]
+    loops.train_ppo(
+        actor,
+        critic,
+        tokenizer,
+        tasks.reviews.rl_prompts(),
+        rewards.rollout_score(reward_model, tokenizer.eos_token_id),
+        loops.PPOConfig(steps=1, batch_size=4, minibatch_size=4, epochs=1),
+        reference=reference,
+    )
+    changed = [
+        any(not torch.equal(p, q) for p, q in zip(network.parameters(), old, strict=True))
+        for network, old in zip(networks, before, strict=True)
+    ]
+    assert changed == [True, True, False, False]
 
 
 def test_the_kl_penalty_on_paper_is_that_of_the_package():
@@ -254,7 +318,9 @@ def test_the_runs_of_section_7_share_one_sft_model_and_the_settings_of_the_page(
 
 
 def test_the_map_names_every_lesson_that_exists():
-    (cell,) = [c for c in nbformat.read(NOTEBOOK, 4).cells if "## 8. The map" in c.source]
+    (cell,) = [
+        c for c in nbformat.read(NOTEBOOK, 4).cells if "## The map of the course" in c.source
+    ]
     for source in notebook_sources():
         number = source.stem.split("_")[0]
         if number != "00":
@@ -294,7 +360,8 @@ def test_the_best_of_six_or_seven_samples_scores_as_ppo(leash, best_of):
     assert f"Seven have {best_of[7]:.2f}, a little more." in text
     assert f"between {best_of[6]:.2f} and {at:.2f} decides nothing" in text
     assert f"reach from {runs.min():.2f} to {runs.max():.2f}." in text
-    assert f"Five have {best_of[5]:.2f}" in text
+    assert f"Five have {best_of[5]:.2f}, less than each run" in text
+    assert f"eight have {best_of[8]:.2f}, more than each run" in text and best_of[8] > runs.max()
 
 
 def solution_with(words):
@@ -346,12 +413,14 @@ def test_the_methods_of_the_figure(tour):
     kl = {name: mean(tour, name, "kl") for name in gold}
     assert max(kl, key=kl.get) == "DPO" and max(gold, key=gold.get) == "best-of-16"
     assert gold["DPO"] < gold["GRPO"]
+    higher = [tour.loc["DPO", seed].gold > tour.loc["GRPO", seed].gold for seed in SEEDS]
+    assert sum(higher) == 1
 
 
 # ---- every number of the prose
 
 
-def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
+def test_the_numbers_of_the_prose(tour, steps, leash, judge, judge_of, agreement, treat):
     default, by_hand = (
         loops.PPOConfig(),
         [
@@ -369,31 +438,29 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
         # 2: SFT
         limit = models.SamplingConfig().max_new_tokens
         said("one response to each title, of at most", limit)
-        said("Two of them break off after", limit)
         # 3: the reward model
         said("| $r(A) - r(B)$ |", 0, 1, 2, -1)
         said("| probability that A is preferred |", *by_hand)
+        said("| loss |", *(-math.log(chance) for chance in by_hand))
         said("they have the mean", 0, 1)
         said("So a score of", 2)
         said("- **Highest:**", praise)
         said("- **Lowest:**", not_dull)
         said("the review with the dull ending,", ending, plain)
         said("is no review, and has", funny)
-        said("is preferred. A guess is right in", 0.5, agreement[0], 3)
-        said("Could it reach", 1, agreement[1])
+        said("that it has not seen, it is right in", agreement[0], 3, 0.5, 1, agreement[1])
         # 4: PPO
         said("**Sample.** The actor writes", default.batch_size)
         said("is one, too. The score is", SCORE)
-        advantages = [SCORE - predicted for predicted in PREDICTED]
-        said("| *Very* |", PREDICTED[0], SCORE, SCORE, PREDICTED[0], advantages[0])
-        said("| *funny* |", PREDICTED[1], SCORE, SCORE, PREDICTED[1], advantages[1])
-        said("| stop |", PREDICTED[2], SCORE, SCORE, PREDICTED[2], advantages[2])
-        said("After *Very funny* it predicts", PREDICTED[2], PREDICTED[2] > SCORE)
-        said("all three tokens would get the same number,", SCORE)
+        advantages_by_hand(said)
         kl_by_hand(said)
+        left_out(said)
         said("the mean score of the", default.batch_size)
         said("Then both rise. (The score jumps, because", default.batch_size)
         said("So the score is near", 0, 0)
+        clip = default.clip["clip_eps"]
+        said("A token with a positive advantage is pushed until it is", clip, clip, 0)
+        said("All $\\rho_t$ are", 1)
         said("Step", 0)
         said("A full run has", steps.step.max() + 1)
         said("prediction of the rating, from", -4, 4)
@@ -405,28 +472,31 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
         said("**Less varied.**", sft.distinct_2, ppo["distinct_2"])
         said("The gold score rises from", sft.gold, ppo["gold"])
         said("It rises by more than", 1, (leash.loc[PENALTY].gold - sft.gold).min() > 1)
-        said("The KL is", ppo["kl"])
-        said("about eight, times as likely", round(math.exp(ppo["kl"])) == 8)
+        said("The KL is", ppo["kl"], round(math.exp(ppo["kl"])), round(math.exp(ppo["kl"])))
         # 6: the microscope
         said("after the last of its", default.steps)
         heart = treat.loc[" heart"] if " heart" in treat.index else treat.loc["heart"]
         word = treat.loc[" treat"] if " treat" in treat.index else treat.loc["treat"]
         chances = [math.exp(heart.old_logprob), math.exp(heart.ref_logprob)]
         said("after *A* with a probability of", *chances)
-        said("The logarithm of", *(100 * chance for chance in chances), heart.kl)
+        rounded = [round(100 * chance, 1) for chance in chances]
+        said("The log-ratio is log", *rounded, heart.kl)
+        assert round(math.log(rounded[0] / rounded[1]), 1) == round(heart.kl, 1)
         said("is orange", word.kl < 0)
         said("It has seven tokens", len(treat) == 7)
         said("of them, and", "".join(treat.index[1:4]).strip() == "heartbreaking")
         total, points = treat.kl.sum(), treat.score.iloc[-1]
-        said("The logarithms of its tokens add up to", total)
+        said("The log-ratios of its tokens add up to", total)
         said("So PPO has made", abs(math.exp(total) - 2.6) < 0.05)
         said("times as likely. Its score is", points)
-        said("is the prediction of section 4. It is", heart.value, treat.value.iloc[2])
+        said("is its prediction (section 4). It is", heart.value, treat.value.iloc[2])
         said("What PPO maximises is", points, BETA, total, points - BETA * total)
         # 7: without the KL penalty
         names = ("kl_coef 0", "kl_coef 0.5")
         ends = {c: [mean(leash, n, c) for n in names] for c in ("proxy", "kl", "gold")}
         said("- **Larger:** the score", *ends["proxy"], *ends["kl"], *ends["gold"])
+        title, review = next(iter(leash.loc["kl_coef 0", 0].samples.items()))
+        said("The reward model gives the first one", judge_of(title, review), praise)
         said("the variety. Only", mean(leash, "kl_coef 0", "distinct_2"))
         free, held = (mean(leash, name, "distinct_2") for name in names)
         said("We believe the", ends["gold"][1], ends["gold"][0])
@@ -441,28 +511,59 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
         assert best_index(torch.tensor([1.0, 5, 7, 2]), 2).tolist() == [1, 2]
         said("With n =", 2, 1, 5, 7, 2, 1, 2)
         said("(b) PPO has a mean score of", mean(leash, PENALTY, "proxy"))
+        runs = leash.loc[PENALTY].proxy
+        said("runs reach from", runs.min(), runs.max())
+        said("7. Section 7 has two gold scores,", ends["gold"][1], ends["gold"][0])
         said("and n =", 3)
-        said("than that of GRPO. Best of", 16, math.log(16) - 15 / 16, mean(tour, "PPO", "kl"))
+        gold = {name: mean(tour, name, "gold") for name in ("DPO", "GRPO")}
+        said("On average over the three runs its gold score is", gold["DPO"], gold["GRPO"])
+        said("is the higher one.) Best of", 16, math.log(16) - 15 / 16, mean(tour, "PPO", "kl"))
         said("of section 5, PPO wrote", TourConfig().samples_per_prompt, POOL)
         said("those of the first run (seed", 0)
+
+
+def left_out(said):
+    """ "Going further": the settings of the runs that section 4 leaves out."""
+    config = loops.PPOConfig()
+    limit = config.sampling.max_new_tokens
+    said("A review that is cut off after", limit, config.missing_eos_penalty)
+    said("with $\\lambda = 0.95$", f"{config.lam}" == "0.95")
+    said("shifted and stretched over the batch, to the mean", 0, 1, config.whiten)
+    updates = config.epochs * config.batch_size // config.minibatch_size
+    said("in two minibatches of", config.minibatch_size, config.epochs == 2, updates)
+    said("divided by the temperature", config.sampling.temperature)
+
+
+def advantages_by_hand(said):
+    """Section 4: what each token answers for, and its advantage. The rounded numbers agree."""
+    penalties, answers = on_paper()
+    first, second, third = (round(penalty, 2) for penalty in penalties)
+    lines = [(first, second, -third), (second, -third), (third,)]
+    for name, line, answer, predicted in zip(
+        ("Very", "funny", "stop"), lines, answers, PREDICTED, strict=True
+    ):
+        rounded, gain = round(answer, 2), answer - predicted
+        said(f"| *{name}* |", SCORE, *line, answer, predicted, answer, predicted, gain)
+        assert round(rounded - predicted, 2) == round(gain, 2)
+    said("the critic predicts", PREDICTED[2], PREDICTED[2] > answers[2])
 
 
 def kl_by_hand(said):
     """Section 4: the KL penalty of one review."""
     logs = [math.log(actor / reference) for actor, reference in CHANCES.values()]
-    for (name, chances), log in zip(CHANCES.items(), logs, strict=True):
-        said(f"| {name} |", *chances, chances[0] / chances[1], log)
-    ratios = [actor / reference for actor, reference in CHANCES.values()]
+    for (name, (actor, reference)), log in zip(CHANCES.items(), logs, strict=True):
+        said(f"| {name} |", actor, reference, actor / reference, log, BETA * log)
+    actor, reference = (math.prod(chances) for chances in zip(*CHANCES.values(), strict=True))
     total, penalty = sum(logs), BETA * math.log(3)
-    assert total == pytest.approx(math.log(3)) and math.prod(ratios) == pytest.approx(3)
-    said("| the review |", *ratios, 3, logs[0], logs[1], -logs[2], total)
-    said("So it loses", BETA, total, penalty, SCORE, penalty, SCORE - penalty)
+    assert total == pytest.approx(math.log(3))
+    said("| the review |", actor, reference, 3, total, penalty)
+    said("So it loses", penalty, SCORE, penalty, SCORE - penalty)
     logs = {name: math.log(actor / reference) for name, (actor, reference) in WORLD.items()}
     for name, chances in WORLD.items():
         said(f"| {name} |", *chances, logs[name])
     (first, _), (second, _) = WORLD.values()
     kl = first * logs["A"] + second * logs["B"]
-    said("the mean of the logarithm is", first, logs["A"], second, -logs["B"], kl)
+    said("The mean log-ratio is", first, logs["A"], second, -logs["B"], kl)
     # What the reader computes from the rounded logarithms is the same.
     assert round(first * round(logs["A"], 2) + second * round(logs["B"], 2), 2) == round(kl, 2)
 

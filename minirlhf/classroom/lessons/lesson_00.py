@@ -17,10 +17,12 @@ best_of_n = Exercise(
     _scores_case,
     best_index,
     {
-        "these are indices within each group. "
-        "Add the first row of the group: prompt number * n.": lambda s, n: s.view(-1, n).argmax(1),
-        "a group begins at row (prompt number * n). "
-        "You added the prompt number alone.": lambda s, n: (
+        "these are indices within each group: each lies between 0 and n - 1. "
+        "You need rows of `scores`, where the groups stand one after the other.": lambda s, n: (
+            s.view(-1, n).argmax(1)
+        ),
+        "you added the prompt number to the index within the group. "
+        "At which row of `scores` does the third group begin, if n is 4?": lambda s, n: (
             torch.arange(len(s) // n) + s.view(-1, n).argmax(1)
         ),
         "this picks the worst sample of each group. Use argmax, not argmin.": lambda s, n: (
@@ -66,6 +68,11 @@ kl_penalised_score = Exercise(
         "this uses the mean over tokens. "
         "The KL penalty of a response is the sum over its tokens.": lambda s, a, b, m, k: (
             s - k * torch.where(m, a - b, 0.0).sum(1) / m.sum(1)
+        ),
+        "this uses the mean over all positions, padding included. "
+        "The KL penalty of a response is a sum: "
+        "its probability is a product over its tokens.": lambda s, a, b, m, k: (
+            s - k * torch.where(m, a - b, 0.0).mean(1)
         ),
         "`kl_coef` is missing. Multiply the KL penalty by it.": lambda s, a, b, m, k: _penalised(
             s, a, b, m, 1.0
