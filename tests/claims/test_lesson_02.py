@@ -11,6 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from minirlhf import evaluate, experiments, rewards, tasks
 from minirlhf.classroom import check
@@ -80,6 +81,20 @@ def far_from(rated, centre):
     """The share of ratings two points or more from a mean, of reviews with about this mean."""
     ratings = [x for r in rated if abs(r.mean - centre) < 0.25 for x in r.ratings]
     return sum(abs(x - centre) >= 2 for x in ratings) / len(ratings)
+
+
+def shares_near(rated, centre):
+    """The share of each rating, of reviews with about this mean."""
+    ratings = [x for r in rated if abs(r.mean - centre) < 0.25 for x in r.ratings]
+    return {value: count / len(ratings) for value, count in Counter(ratings).items()}
+
+
+def test_only_near_a_mean_of_0_the_mean_is_not_the_most_frequent_rating(rated):
+    near = shares_near(rated, 0)
+    assert near[0] < min(near[-1], near[1])
+    for centre in (-2, -1, 1, 2):
+        near = shares_near(rated, centre)
+        assert max(near, key=near.get) == centre
 
 
 def test_the_peak_is_more_than_people_who_avoid_0(page, rated):
@@ -330,6 +345,25 @@ def test_odds_of_two_steps_are_less_than_the_product(page):
         assert smallest < product - whole < largest  # little, as a probability
 
 
+def test_without_errors_of_the_sorters_the_simulated_odds_multiply(page):
+    """The true means sort, so that no error of a sorter makes two gaps of a triple unlike."""
+    names = names_after(page, "steps, tables")
+    generator = torch.Generator().manual_seed(0)
+    films = {}
+    for real, simulated in zip(names["rated"], names["simulated"], strict=True):
+        films.setdefault(real.movie, []).append((real.mean, torch.tensor(simulated.ratings)))
+    total = torch.zeros(4, 6)
+    for film in films.values():
+        means, ratings = zip(*film, strict=True)
+        ratings = torch.nn.utils.rnn.pad_sequence(ratings, True, math.nan)
+        for _ in range(2):
+            _, _, above = two_halves(ratings, generator)
+            for i, step in enumerate((0.5, 1.0, 1.5, 2.0)):
+                total[i] += step_choices(torch.tensor(means), above, step)
+    ab, bc, ac = (total[:, 0::2] / total[:, 1::2]).T
+    assert 0.97 < (ac / (ab * bc)).min() and (ac / (ab * bc)).max() < 1.01
+
+
 def analyze_that(rated):
     """(mean of the sorters, ratings of the judges) of the three reviews of section 6."""
     starts = ("The movie bounces all", "Just a collection of this", "Painfully padded.")
@@ -551,6 +585,51 @@ def mean_against_choices(pairs):
     ) / len(pairs)
 
 
+@pytest.fixture(scope="module")
+def by_chance():
+    """The two rules differ in this share of close pairs, if noise is normal.
+
+    Each simulated person rates around the mean of the review, with the deviation of its ratings. So
+    the two rules agree for very many of them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pairs = tasks.reviews.pairs_within_films("reward")
+    simulated = {}
+    for r in dict.fromkeys(r for pair in pairs for r in pair):
+        ratings = torch.tensor(r.ratings).float()
+        noise = ratings.std() * torch.randn(len(ratings), generator=generator)
+        said = (r.mean + noise).round().clamp(-4, 4).int().tolist()
+        simulated[r] = replace(r, ratings=tuple(said))
+    drawn = [(simulated[a], simulated[b]) for a, b in pairs]
+    return mean_against_choices([(a, b) for a, b in drawn if abs(a.mean - b.mean) < 0.5])
+
+
+def test_means_and_heads_differ_by_more_than_chance(by_chance):
+    """Where they differ for one half of the people, the other half mostly repeats it."""
+    rng = random.Random(0)
+    close = tasks.reviews.pairs_within_films("reward", 0, 0.5)
+    assert mean_against_choices(close) > 1.5 * by_chance
+    halves = {}
+    for r in dict.fromkeys(r for pair in close for r in pair):
+        ratings = list(r.ratings)
+        rng.shuffle(ratings)
+        half = len(ratings) // 2
+        halves[r] = [replace(r, ratings=tuple(x)) for x in (ratings[:half], ratings[half:])]
+    same = opposite = 0
+    for a, b in close:
+        heads, means = zip(
+            *(
+                (tasks.preference_share(x.ratings, y.ratings) - 0.5, x.mean - y.mean)
+                for x, y in zip(halves[a], halves[b], strict=True)
+            ),
+            strict=True,
+        )
+        if heads[0] * means[0] < 0 and heads[1] * means[1] < 0:
+            same += heads[0] * heads[1] > 0
+            opposite += heads[0] * heads[1] < 0
+    assert same > 2 * opposite > 0
+
+
 # ---- section 8: labels of simulated people
 
 
@@ -658,16 +737,43 @@ def given_bug():
     return names["held_out_pairs"]
 
 
-def test_a_split_that_mixes_films_makes_the_accuracy_too_high(learning):
-    learn, right_on = learning
+def her_pairs():
+    """The pairs of exercise 4 and their films, numbered from 0."""
     hers = tasks.reviews.preference_pairs("val", 3000, seed=0).to_pandas()
     film = torch.tensor(hers["prompt"].factorize(sort=True)[0])
     assert film.max() + 1 == 24
-    found = []
-    for held in (given_bug()(film, 8).numpy(), check.held_out_pairs.reference(film, 8).numpy()):
-        drawn = hers[~held][:1000]
-        found.append(right_on(hers[held], learn(drawn["chosen"], drawn["rejected"])))
-    assert found[0] > found[1] + 0.1
+    return hers, film
+
+
+@pytest.fixture(scope="module")
+def leak(learning):
+    """The two curves of exercise 4 with the bug and without, and hers minus the other for 20 draws.
+
+    A draw holds out eight of her films, at random.
+    """
+    learn, right_on = learning
+    hers, film = her_pairs()
+    unseen = tasks.reviews.preference_pairs("test", 2000, seed=1).to_pandas()
+
+    def right(held, size):
+        drawn = hers[~held][:size]
+        model = learn(drawn["chosen"], drawn["rejected"])
+        return right_on(hers[held], model), right_on(unseen, model)
+
+    curves = [
+        list(zip(*(right(held(film, 8).numpy(), n) for n in (100, 300, 1000, 2000)), strict=True))
+        for held in (given_bug(), check.held_out_pairs.reference)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    eights = [torch.randperm(24, generator=generator)[:8] for _ in range(20)]
+    both = torch.tensor([right(torch.isin(film, eight).numpy(), 1000) for eight in eights])
+    return *curves, both[:, 0] - both[:, 1]
+
+
+def test_a_split_that_mixes_films_makes_the_accuracy_too_high(leak):
+    with_bug, mended, _ = leak
+    assert all(a > b + 0.05 for a, b in zip(*with_bug, strict=True))
+    assert with_bug[0][2] > mended[0][2] + 0.1
     assert check.held_out_pairs(lambda film, n: film > film.max() - n)
 
 
@@ -710,6 +816,8 @@ def test_the_numbers_of_the_prose(
     curve,
     turned,
     drawn,
+    by_chance,
+    leak,
 ):
     with lesson("02") as said:
         what_a_label_is(said, page, rated)
@@ -717,9 +825,9 @@ def test_the_numbers_of_the_prose(
         pairs_and_labels(said, page, rated)
         the_ceiling(said, page, ceilings_of_few, bag)
         bradley_terry(said, page, rated)
-        means_and_heads(said, page)
+        means_and_heads(said, page, by_chance)
         labelling(said, simulated_people, curve)
-        exercises_and_questions(said, page, drawn, turned - curve[:, 4])
+        exercises_and_questions(said, page, drawn, turned - curve[:, 4], ceilings_of_few, leak)
         going_further(said, page, chance, simulations)
         people_and_scales(said, page, counts)
 
@@ -754,14 +862,14 @@ def disagreement(said, page, rated):
     names = names_after(page, "torch.manual_seed(0)")
     deviation = names["people"]
     sizes = [len(ratings) for ratings in names["reviews"]["ratings"]]
-    said("about all reviews. Their", 18, abs(sum(sizes) / len(sizes) - 18) < 1)
+    assert abs(sum(sizes) / len(sizes) - 18) < 1  # the code draws 18 ratings of each review
     said("and cut off at", -4, 4)
     said("The deviation of the noise,", 1.2, abs(deviation[0.0] - 1.2) < 0.05)
     said("The deviation is", deviation[0.0], 0, deviation[-2.0], deviation[2.0], -2, 2)
-    ratings = [x for r in rated for x in r.ratings]
-    zeros = sum(x == 0 for x in ratings) / len(ratings)
+    near = shares_near(rated, 0)
     far = {centre: far_from(rated, centre) for centre in (0, -2, 2)}
-    said("has a simple cause: only", zeros, 0, -1, 1, far[0], 0, -2, 2, far[-2], far[2])
+    said("Near a mean of", 0, near[0], 0, near[-1], -1, near[1], 1, 0, far[0], 0)
+    said("Near means of", -2, 2, far[-2], far[2])
     said("Is a deviation of", 1)
     said("agree about every review, alpha is", tasks.krippendorff_alpha([(1, 1), (3, 3)]))
     said("**By hand.** Two people gave review A a", 2, 1, -1, 0, 1, 1)
@@ -786,7 +894,7 @@ def disagreement(said, page, rated):
     said("*All reviews*:", observed, expected, everything, 0.15 < 1 - everything < 0.25)
     said("*Middle reviews*:", close, narrow, 0, middle)
     said("rely on ratings with an alpha of", 0.8, 0.67)  # Krippendorff 2004: 0.800 and 0.667
-    said("our ratings are just at the limit", abs(everything - 0.8) < 0.003, middle < 0.667)
+    said("So our ratings, with", everything, 0.797 < everything < 0.8, middle < 0.667)
 
 
 def pairs_and_labels(said, page, rated):
@@ -800,10 +908,14 @@ def pairs_and_labels(said, page, rated):
     said("The splits of the", sum(films.values()))
     said("films: *reward*", *(films[split] for split in ("reward", "gold", "val", "test")))
     pairs = tasks.reviews.pairs_within_films("reward")
-    said("On the reward films,", tasks.tie_share(pairs[::10]))
+    said("is never told so. On the reward films,", tasks.tie_share(pairs[::10]))
     drawn = names_after(page, "drawn = tasks")
     said("Of all labels,", drawn["against"].mean())
-    second = drawn["two"].iloc[1]
+    first, second = (row for _, row in drawn["two"].iterrows())
+    assert first["chosen_mean"] > first["rejected_mean"]
+    shown = {frozenset(row[["chosen", "rejected"]]) for row in (first, second)}
+    for pair in tasks.pairs_to_label(count=30, repeats=6, seed=0):  # the page shows none of them
+        assert frozenset((pair.left, pair.right)) not in shown
     said(
         "of the review that most people rated low",
         second["chosen_mean"] < second["rejected_mean"] - 1,
@@ -830,12 +942,14 @@ def the_ceiling(said, page, ceilings_of_few, bag):
     said("Together", 1, 1, 0.5, 0.5, 0, 1, total, 6, total / 6)
     pairs = tasks.reviews.pairs_within_films("reward")
     films = {r.movie for pair in pairs for r in pair}
-    said("Now all labels of the", len(pairs), len(films))
+    said("Now the", len(pairs), len(films))
     against = names_after(page, "drawn = tasks")["against"].mean()
-    said("- Of the labels,", against, 1 - against, 1 - against)
+    said("- Of the labels,", against, 1 - against)
     close, *_, clear, _, every = names_after(page, "pairs = tasks.reviews.pa")["ceilings"].values()
     said("*Gaps below half a point*:", close, 2, clear)
-    said("*All labels*:", every, of_all_ratings(pairs[::8]))
+    said("ceiling of all labels is lower", every < of_all_ratings(pairs[::8]) - 0.01)
+    said("*All labels*:", every)
+    said("the means of all ratings are right on", of_all_ratings(pairs[::8]))
     others = sum(len(r.ratings) - 1 for pair in pairs for r in pair) / (2 * len(pairs))
     four, eight = ceilings_of_few
     said("The others are about", others, 4, four, 8, eight)
@@ -844,11 +958,9 @@ def the_ceiling(said, page, ceilings_of_few, bag):
     said("The reward model of lesson 08 is right on", runs["reward model"].mean())
     of_films = tasks.human_ceiling(pairs_of_test_films())
     accuracy = experiments.results("labels").groupby("pairs").accuracy.mean()
-    said(
-        "of the *test* films. The ceiling there is",
-        runs["human ceiling"].mean(),
-        *(4, 100 * (accuracy[25_600] - accuracy[6400]), bag),
-    )
+    said("of the *test* films. The ceiling there is", runs["human ceiling"].mean())
+    said("More labels: it was right on", accuracy[6400], 6400, accuracy[25_600], 25_600)
+    said("learned from the mean of all ratings, is right on", bag)
     right, most = runs["reward model"].mean(), runs["human ceiling"].mean()
     said("so more than half of its errors are its own", most - right > 0.5 * (1 - right))
     assert round(of_films, 2) == round(runs["human ceiling"].mean(), 2)
@@ -866,18 +978,21 @@ def bradley_terry(said, page, rated):
     said("Then $b$ and $c$:", bc, cb, bc / cb, ab / ba * bc / cb, ac, ca, ac / ca)
     films = len({r.movie for r in rated})
     said("over all triples of all", films, 0.5, 1, 1.5, 2, films, 500, 0.95)
+    said("the people's odds are", (ac / ca) / (ab / ba * bc / cb))
     half, one, two = (odds(page).loc[step] for step in (0.5, 1.0, 2.0))
     product, whole = one["product"], one["a : c"]
-    said("**Predict.** For a step of", 1, product)
+    said("with steps of about", 1)
     said("Is the ratio nearer to", 1)
     said("The printed odds are for a step of", 1, whole, product)
     said("*Half a point.* The ratio is", half["ratio"], half["low"], half["high"], 1)
     said("*Larger steps.* The ratio falls:", one["ratio"], two["ratio"])
-    said("*The simulated people* are at", 1)
+    simulated = odds(page, "simulated, Bradley-Terry").loc[2.0]
+    said("*The simulated people* are at", 1, *simulated[["ratio", "low", "high"]])
     probability = [x / (1 + x) for x in (product, whole)]
-    said("error is tiny. For a step of", 1, product, probability[0], whole, probability[1])
+    said("error is tiny: odds of", product, probability[0], whole, probability[1])
     score = [math.log(two[name]) for name in ("product", "a : c")]
-    said("it is larger: for a step of", 2, two["product"], score[0], two["a : c"], score[1])
+    said("**The error as a score.** For a step of", 2, two["product"], score[0])
+    said("The people's odds are", two["a : c"], score[1])
 
 
 def people_and_scales(said, page, counts):
@@ -904,10 +1019,11 @@ def people_and_scales(said, page, counts):
     said("*Both liked or both not*", same, abs(same - 1 / 3) < 0.04)
     said("*One liked, one not*:", opposite)
     one, two = shares_right(counts.sum(0)).tolist()
-    said("are right more often:", one[0], two[0], one[2], two[2], one[1] > two[1])
+    said("The others are right on", one[0], two[0], one[2], two[2], one[1] > two[1])
+    said("so the last three terms are", 0)
 
 
-def means_and_heads(said, page):
+def means_and_heads(said, page, by_chance):
     a, b = (4, -1, -1), (0, 0, 0)
     said("rate review A with", *a, *b)
     said("| mean rating |", sum(a) / 3, sum(b) / 3)
@@ -915,12 +1031,13 @@ def means_and_heads(said, page):
     said("| share of the labels |", share, 1 - share)
     said("B is chosen in", 1 - share)
     close, clear = (
-        mean_against_choices(tasks.reviews.pairs_within_films("reward", *band)[::8])
+        mean_against_choices(tasks.reviews.pairs_within_films("reward", *band))
         for band in ((0, 0.5), (0.5, 8))
     )
     against = names_after(page, "drawn = tasks")["against"].mean()
     said("They differ in", close, clear < 0.001)
     said("of the others. (The", against)
+    said("About half of the", close, by_chance, 0.4 < by_chance / close < 0.6)
     joke = names_after(page, "rated = [")["three"][0].iloc[0]
     clear = sum(abs(x) >= 2 for x in joke["ratings"])
     said("most of its readers were far from", 0, clear > 0.7 * len(joke["ratings"]))
@@ -930,7 +1047,7 @@ def labelling(said, simulated_people, curve):
     said("The next cell shows", 30)
     first = simulated_people.loc["with the crowd"].iloc[0]
     said("one random rating of each review. Seven of the", 30, first.ties == 7)
-    said("pairs were ties. Of the other", first.pairs, first.agree, first.low, first.high)
+    said("pairs were ties. Of the other", first.pairs, first.agree, first.low, first.high, 30)
     said(
         "The next figure shows how often the model is right on",
         4000,
@@ -941,26 +1058,39 @@ def labelling(said, simulated_people, curve):
     said("*Ten to a hundred clicks*:", *mean[:3])
     said("*Three hundred clicks*:", mean[3], 0.53, curve[:, 3].min() > 0.53)
     said("*A thousand clicks*:", mean[4])
-    said("If a click takes", 20, 1000 * 20 / 3600)
 
 
-def exercises_and_questions(said, page, drawn, better):
+def exercises_and_questions(said, page, drawn, better, ceilings_of_few, leak):
     said("If all of them tie, return", 0.5)
     said("*Hint:* take two numbers,", 2, 6)
     said("divides by n −", 1)
     said("that the other m −", 1, 1)
-    said("A colleague has", 3000, 24)
+    val = {r.movie for pair in tasks.reviews.pairs_within_films("val") for r in pair}
+    said("A colleague has", 3000, len(her_pairs()[1].unique()), len(val))
+    with_bug, mended, difference = leak
+    said("*With the bug*, the model is right on", with_bug[0][0], 100, with_bug[0][3], 2000)
+    said("On films never seen it is right on less than", 0.6, max(with_bug[1]) < 0.6)
+    lower = [b - a for a, b in zip(*mended, strict=True)]
+    said("*Without it*, both curves stay below", 0.6, max(*mended[0], *mended[1]) < 0.6)
+    said("Hers is now the lower one at first, by up to", 100 * max(lower), min(lower[:2]) > 0)
+    mean, deviation = 100 * difference.mean(), 100 * difference.std()
+    said("We held out eight of her films at random,", len(difference), mean, deviation)
     said("Suppose that each of", 1000, sum(turn(pairs).mean() for pairs in drawn) / 4)
     error = better.std() / 2
     said("The differences are", *better, better.mean(), error)
-    ends = (better.mean() - 3.182 * error, better.mean() + 3.182 * error)  # t, 3 degrees of freedom
-    said("With four draws, the 95 % interval is", *ends)
+    factor = stats.t.ppf(0.975, 3)  # 3 degrees of freedom
+    ends = (better.mean() - factor * error, better.mean() + factor * error)
+    said("the 95 % interval is the mean ±", factor, *ends)
     said("So we cannot tell the difference from", 0, ends[0] < 0 < ends[1])
     said("1. Alpha is", alphas(page)[0], alphas(page)[0])
     close, *_ = names_after(page, "pairs = tasks.reviews.pa")["ceilings"].values()
     said("the other people's means predict only", close)
     said("squared disagreement is a fifth of what", abs(1 - alphas(page)[0] - 0.2) < 0.02)
     said("4. A reward model is right on", 0.88, tasks.human_ceiling(pairs_of_test_films()))
+    every = names_after(page, "pairs = tasks.reviews.pa")["ceilings"]["all labels"]
+    four, eight = ceilings_of_few
+    gains = 100 * (eight - four), 100 * (every - eight)
+    said("But on the reward films,", 8, 4, gains[0], 18, 8, gains[1], 4, gains[1] < gains[0])
     said("You can pay for", 3000, 3000, 15 * 200 / 15)
 
 
@@ -972,10 +1102,20 @@ def going_further(said, page, chance, simulations):
     said("| Gumbel, equal for all reviews", simulations["gumbel"][1])
     said("| normal, equal for all reviews |", simulations["equal"][1])
     said("| normal, with the deviation", simulations["own"][1])
+    said("**Why are the simulated people above", 1)
+    said("| one triple |", 2, 8, 16)
+    said("| another triple |", 8, 2, 16)
+    added = (2 / 3 + 8 / 9) / (1 / 3 + 1 / 9)
+    said("| shares added |", 2 / 3, 8 / 9, 1 / 3, 1 / 9, added, added, 16)
+    said("the product is", added**2, 16, 16 / added**2)
+    said("from, the ratio of every step lies between", 0.97, 1.01)
     said("| our people |", odds(page).loc[1.0, "ratio"])
     plug_in, labels, pairs = chance
-    said("to count how many labels agree with it. On", len(pairs), plug_in)
+    said("to count the labels that choose it. On", len(pairs), plug_in)
     said("Without the two ratings of the label we get", ceiling_of(labels, 0, 8, by=0))
     said("of *all* ratings differ by less than", 0.5, ceiling_of(labels, 0, 0.5, by=1))
+    a, b = (3, 1), (1, 3)
+    said("For example, A has the ratings", *a, *b, sum(a) / 2, a[0], b[0])
+    said("The others gave A a", a[1], b[1], a[0] > b[0], a[1] < b[1])
     said("- Llama", 2)
     said("people ranked", 4, 9)

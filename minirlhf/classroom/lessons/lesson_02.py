@@ -62,6 +62,13 @@ interval_alpha = Exercise(
         ),
         "the variance of all ratings divides by their number n. "
         "Divide by n - 1 there too.": lambda r: 1 - r.var(1).mean() / r.var(unbiased=False),
+        "this adds the variances of the rows. Take their mean.": lambda r: (
+            1 - r.var(1).sum() / r.var()
+        ),
+        "the observed disagreement is doubled, and the expected one is not. Both are mean squared "
+        "differences: compute them in the same way.": lambda r: 1 - 2 * r.var(1).mean() / r.var(),
+        "the expected disagreement is doubled, and the observed one is not. Both are mean squared "
+        "differences: compute them in the same way.": lambda r: 1 - r.var(1).mean() / (2 * r.var()),
         "this is the ratio of the two disagreements. Alpha is 1 minus this ratio.": lambda r: (
             r.var(1).mean() / r.var()
         ),
@@ -94,6 +101,11 @@ def _labels(a, b, others=lambda x: (x.sum(1, keepdim=True) - x) / (x.shape[1] - 
 
 def _ceiling(gap, said):
     return (0.5 + 0.5 * (gap * said).sign())[said != 0].mean()
+
+
+def _half_if_equal(gap, right):
+    """1 where right, else 0, but 1/2 where the other raters' means are equal."""
+    return torch.where(gap == 0, 0.5, right.float())
 
 
 def _of_pairs(gap, said):
@@ -140,6 +152,33 @@ label_ceiling = Exercise(
         "two equal ratings are not a label, but they count as right where the others' means are "
         "equal. Leave them out.": lambda a, b: (
             lambda gap, said: (gap.sign() == said.sign()).float().mean()
+        )(*_labels(a, b)),
+        "two equal ratings are not a label, but `(gap > 0) == (label > 0)` reads them as a label "
+        "for b. Leave them out.": lambda a, b: (
+            lambda gap, said: _half_if_equal(gap, (gap > 0) == (said > 0)).mean()
+        )(*_labels(a, b)),
+        "two equal ratings are not a label, but `(gap > 0) == (label > 0)` reads them as a label "
+        "for b, and equal means as a prediction of b. Leave such labels out, and count one half "
+        "for such means.": lambda a, b: (
+            lambda gap, said: ((gap > 0) == (said > 0)).float().mean()
+        )(*_labels(a, b)),
+        "equal ratings are not a label, but they count as wrong. Leave them out.": lambda a, b: (
+            lambda gap, said: _half_if_equal(gap, gap * said > 0).mean()
+        )(*_labels(a, b)),
+        "equal ratings are not a label, but they count as right. Leave them out.": lambda a, b: (
+            lambda gap, said: _half_if_equal(gap, gap * said >= 0).mean()
+        )(*_labels(a, b)),
+        "two equal ratings are not a label. They are not in your number of labels, but each "
+        "adds one half to your sum.": lambda a, b: (
+            lambda gap, said: (0.5 + 0.5 * (gap * said).sign()).sum() / (said != 0).sum()
+        )(*_labels(a, b)),
+        "where the means of the other raters are equal, your function predicts b. They "
+        "predict nothing there: count one half.": lambda a, b: (
+            lambda gap, said: ((gap > 0) == (said > 0))[said != 0].float().mean()
+        )(*_labels(a, b)),
+        "labels for which the others' means are equal are left out. Keep them, and count one half "
+        "for each.": lambda a, b: (
+            lambda gap, said: (gap * said > 0)[(said != 0) & (gap != 0)].float().mean()
         )(*_labels(a, b)),
         "each pair has the same weight. Give each *label* the same "
         "weight: a pair with more differing "
