@@ -486,8 +486,8 @@ experiments.shown(fixed, measures)
 # **How far may you believe gold?** Gold is a model too, fitted to what people write. With no
 # penalty the KL is 91 nats. Gold has seen nothing like these responses, so its score is a guess.
 # So test gold: for 30 films, look at samples of two neighbouring coefficients without their names,
-# and choose. If you choose the one with more gold at least 21 times, believe gold there. (By guessing you
-# get that far in 2 % of such tests.)
+# and choose. If you choose the one with more gold at least 21 times, believe gold there. (By guessing
+# you get that far in 2 % of such tests.)
 
 # %% [markdown]
 # ## 10. Choosing the coefficient
