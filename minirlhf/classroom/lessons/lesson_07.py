@@ -85,6 +85,11 @@ def _slope(log_ratio, mask):
     return -torch.expm1(-_real(log_ratio, mask))
 
 
+def _k3(log_ratio, mask):
+    """k3 of each token."""
+    return torch.expm1(-_real(log_ratio, mask)) + _real(log_ratio, mask)
+
+
 def _later(log_ratio, mask):
     """The sum of the log-ratios of the tokens after each token."""
     return reward_to_go(log_ratio, mask) - _real(log_ratio, mask)
@@ -119,9 +124,19 @@ missing_weights = Exercise(
         "the derivative of exp(-x) is -exp(-x).": lambda x, m: (
             reward_to_go(x, m) - torch.where(m, 1 + torch.exp(-_real(x, m)), 0.0)
         ),
-        "this counts the tokens before t as well. "
-        "They are fixed when token t is drawn, and only add noise.": lambda x, m: torch.where(
-            m, _real(x, m).sum(1, keepdim=True) - _slope(x, m), 0.0
+        "right on average, but this counts the tokens before t as well. They are fixed when token "
+        "t is drawn, and only add noise. k1 in the reward does not count them.": (
+            lambda x, m: torch.where(m, _real(x, m).sum(1, keepdim=True) - _slope(x, m), 0.0)
+        ),
+        "right on average: the second part of section 5's product rule, for k3. But asked for is "
+        "k1's number at every token. Subtract what the library has from it. Your weights have more "
+        "noise in the small world.": lambda x, m: reward_to_go(_k3(x, m), m),
+        "right on average: the second part of section 5's product rule, for k3. But asked for is "
+        "k1's number at every token, and this counts the earlier tokens as well. They only add "
+        "noise.": lambda x, m: torch.where(m, _k3(x, m).sum(1, keepdim=True), 0.0),
+        "right on average, but the 1 in the derivative of k3 is missing. A constant gives nothing "
+        "on average, only noise. With it, both terms have k1's number.": (
+            lambda x, m: torch.where(m, reward_to_go(x, m) + torch.exp(-_real(x, m)), 0.0)
         ),
         "this sums from the left, over the past. "
         "Sum a token's own log-ratio and those after it.": lambda x, m: torch.where(
@@ -182,6 +197,14 @@ penalty_loss = Exercise(
         "right on average, but this counts the earlier tokens, too. They only add noise. "
         "Keep the returns.": lambda new, ref, m: _weighted(
             _all_tokens(new, ref, m).detach(), new, m
+        ),
+        "the gradient is right on average, but the value of the loss has changed. Multiply each "
+        "return by the log-probability, as she does.": lambda new, ref, m: _weighted(
+            reward_to_go(_ratio(new, ref, m), m).detach(), new - ref, m
+        ),
+        "this is k2, token by token. The tokens that follow belong to a token's return, and the "
+        "value of the loss must not change.": lambda new, ref, m: (
+            _ratio(new, ref, m).square().sum(1) / 2
         ),
         "this is k2 of the whole response. Its gradient is right on average, but the value of the "
         "loss must not change. Keep the returns.": lambda new, ref, m: (
