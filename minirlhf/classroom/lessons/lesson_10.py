@@ -33,6 +33,12 @@ model_bytes = Exercise(
             w, t, b, moments=4
         ),
         "the gradients are missing.": lambda w, t, b: _bytes(w, t, b, gradients=False),
+        "only the two moments are added to a trained weight. It also has a gradient, "
+        "and with bfloat16 a copy in float32.": lambda w, t, b: _bytes(
+            w, t, b, copy=0, gradients=False
+        ),
+        "with bfloat16, 2 bytes per trained weight are missing. Weight and gradient take 2 bytes "
+        "each, and AdamW 12.": lambda w, t, b: (w * ((2 if b else 4) + 12 * t)).sum(),
         "with bfloat16, 4 bytes per trained weight are missing. AdamW keeps both moments "
         "and a copy of the weight in float32: 12 bytes.": lambda w, t, b: _bytes(w, t, b, copy=0),
         "a weight has 2 bytes with bf16 and 4 bytes without it.": lambda w, t, b: _bytes(
@@ -104,6 +110,8 @@ adapted_layer = Exercise(
         ),
         "alpha is divided by the width of the output. The rank is the number "
         "of rows of `down`.": lambda x, w, d, u, a, on: _layer(x, w, d, u, a, on, scale=a / len(u)),
+        "alpha is divided by 16. The rank can be another number: that of the rows "
+        "of `down`.": lambda x, w, d, u, a, on: _layer(x, w, d, u, a, on, scale=a / 16),
         "the factor is upside down. It is alpha divided by the rank.": lambda x, w, d, u, a, on: (
             _layer(x, w, d, u, a, on, scale=len(d) / a)
         ),
