@@ -41,7 +41,7 @@ from minirlhf.classroom import FAST, check
 # $$ \nabla J = \mathbb{E}_{y \sim \pi} \big[\, r(y)\, \nabla \log \pi(y) \,\big] . $$
 #
 # - $y$ is a response, and $\pi(y)$ is its probability under the policy.
-# - $r(y)$ is its score: the reward of the whole response. ($r_t$ will be the reward of one token.)
+# - $r(y)$ is its score: the reward of the whole response.
 # - $J$ is the **expected score**: the mean of $r(y)$ over responses of the policy.
 # - $\nabla$ is the gradient with respect to the policy's parameters.
 # - $\mathbb{E}_{y \sim \pi}$ is the mean over responses that the policy samples.
@@ -97,7 +97,7 @@ from minirlhf.classroom import FAST, check
 #
 # **The spread.** Another batch gives another estimate of $\nabla J$. The mean of all estimates is
 # right, but one estimate can be far off. Its standard deviation is the **spread** of the gradient
-# estimate. (It is also called the *noise*.)
+# estimate.
 
 # %% [markdown]
 # ## 3. By hand: the small world again
@@ -107,13 +107,15 @@ from minirlhf.classroom import FAST, check
 # 1/3.
 #
 # The figure shows the tree of prefixes at the left, with the probability of each word. At the right
-# are the seven responses. The bar is the probability of the response. The column *r* is its score.
+# are the seven responses. The bar is the probability of the response. The column *r* is its reward:
+# the score.
 
 # %% tags=["shared"]
 world = core.World.from_reward(
     ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
 )
-show.world(world, {"uniform": world.ref_logits})
+uniform = world.ref_logits  # the table of zeros; "ref": the reference, where we start
+show.world(world, {"uniform": uniform})
 
 # %% [markdown]
 # **One logit.** Take the prefix *good*, and there the logit of the word *good*. Only responses that
@@ -128,13 +130,14 @@ show.world(world, {"uniform": world.ref_logits})
 # | *good .* | 1/9 | 1 | −1/3 | 0 | −1/3 |
 # | **mean over all responses** | | | **1/9** | **2/9** | **−1/9** |
 #
-# The mean push is the gradient: $\frac19 \cdot \frac43 - \frac19 \cdot \frac13 = \frac19$. The last
-# two columns split each push into two parts:
+# The mean push is the gradient: $\frac19 \cdot \frac43 - \frac19 \cdot \frac13 = \frac19$. Because
+# $\frac23 = 1 - \frac13$, each push has two parts. If *good* is chosen, the response gets its whole
+# score (*up*). Whatever is chosen, it loses $\frac13$ of its score (*down*):
 #
-# - **Up.** The policy comes to the prefix in 1/3 of its responses, chooses *good* in 1/3 of those,
-#   and then gets $Q = 2$. So the mean is 1/3 · 1/3 · 2 = 2/9.
-# - **Down.** The policy comes to the prefix in 1/3 of its responses, 1/3 of the score is subtracted,
-#   and the mean score there is $V = 1$. So the mean is −1/3 · 1/3 · 1 = −1/9.
+# | part | chance of the prefix | times | times | mean |
+# |---|---|---|---|---|
+# | **up** | 1/3 | the chance of *good* there, 1/3 | the score that follows on average, Q = 2 | 2/9 |
+# | **down** | 1/3 | the share that is lost, 1/3 (the chance of *good* again) | the mean score of all three responses, V = 1 | −1/9 |
 #
 # So the gradient is $\frac13 \cdot \frac13 \cdot (2 - 1)$. In the same way, the logit
 # $\theta_{s,a}$ of any word $a$ after any prefix $s$ has
@@ -144,11 +147,10 @@ show.world(world, {"uniform": world.ref_logits})
 #
 # In words: how often the policy comes to the prefix, times how often it writes the word there,
 # times the **advantage** of the word. The next cell computes this for all nine logits, and compares
-# it with the derivative of the sum over all responses, and with REINFORCE's loss. The table has a
-# row for each prefix and a column for each word.
+# it with the derivative of the sum over all responses, and with REINFORCE's loss.
 
 # %%
-logits, mask = world.ref_logits, world.response_mask  # mask: the real tokens
+logits, mask = uniform, world.response_mask  # mask: the real tokens
 v, q = world.values(logits)
 reach = torch.tensor([[1], [1 / 3], [1 / 3]])
 by_hand = reach * logits.softmax(1) * (q - v[:, None])
@@ -162,8 +164,7 @@ assert torch.allclose(-moved.grad, by_hand)
 pd.DataFrame(by_hand.numpy(), ["start", "good", "bad"], world.vocab).round(2)
 
 # %% [markdown]
-# After every prefix *good* becomes more likely and *bad* less likely. At the start the numbers are
-# three times as large, because every response comes there.
+# After every prefix *good* becomes more likely and *bad* less likely.
 
 # %% [markdown]
 # ## 4. Reward-to-go: only what comes after
@@ -219,14 +220,16 @@ assert returns.tolist() == [[0.0, -1.0]]
 # | **mean** | 20 | **−7/6** | **17/6** | 0 | **1/2** | **−1/2** |
 #
 # In the left half, this batch makes *bad* more likely, only because it was sampled more often. In
-# the right half we have subtracted 20, the mean score. Now the batch makes *good* more likely.
+# the right half we have subtracted 20. Now the batch makes *good* more likely. (20 was fixed before the
+# sampling. It is only by chance also the mean of this batch. Section 6 has the mean of the batch
+# itself.)
 
 # %%
 four = torch.tensor([world.labels.index(x) for x in ("goodgood", "bad.", "bad.", ".")])
 raised = world.rewards[four] + 20
 for advantages, good, bad in (
     (raised, -7 / 6, 17 / 6),
-    (raised - raised.mean(), 1 / 2, -1 / 2),
+    (raised - 20, 1 / 2, -1 / 2),
 ):
     moved = logits.clone().requires_grad_(True)
     (advantages * world.sequence_logprobs(moved)[four]).mean().backward()
@@ -248,7 +251,8 @@ for advantages, good, bad in (
 # \end{aligned}
 # $$
 #
-# And it lowers the *spread*, if the returns are far from 0. A push is $G_t - b(s_t)$ times
+# And it lowers the *spread*, if the returns are far from 0. (If they are near 0, it can raise it: see
+# "Going further".) A push is $G_t - b(s_t)$ times
 # $\nabla \log \pi$. With scores near 20 each push is about 20 times as long as with scores near 1, and
 # it pushes up whatever was sampled. On average these pushes cancel, but not in a single batch, as the
 # table shows. A baseline near the returns makes them short.
@@ -279,8 +283,8 @@ for advantages, good, bad in (
 #
 # Take *good* at the start. Its advantage $Q - V$ is 1. The responses that begin with *good* have the
 # returns 2, 0 and 1, and $V$ is 0. So $G_t - V$ is 2, 0 or 1, depending on how the response goes on.
-# The mean is 1: the advantage. In general, $G_t - V(s_t)$ is a **sample of the advantage**. Both are
-# called advantage, $A_t$.
+# The mean is 1: the advantage. In general, $G_t - V(s_t)$ is a **sample of the advantage** $Q - V$.
+# The sample, too, is usually called advantage, and written $A_t$.
 #
 # All these numbers belong to the policy that sampled the batch. So REINFORCE samples again before
 # each update.
@@ -339,10 +343,11 @@ pd.DataFrame(table, index=["bias", "spread"]).T.round(2)
 # - **The return** has a smaller spread than the score: 0.84 instead of 1.06.
 # - **The largest spread** has the score + 20: 20.25, about 19 times that of the score.
 # - **Each baseline** takes nearly all of it away again. The batch mean leaves 0.94, the mean of the
-#   others 1.26, the value 0.84. Here the score minus the value *is* the return: both leave out what
-#   has been paid before.
-# - The batch mean has a smaller spread than the mean of the others, only because its step is
-#   shorter: its advantages are always 3/4 of theirs.
+#   others 1.26, the value 0.84.
+# - **The value** has the spread of the return. After *good*, for example, $V$ is 1, which *good* was
+#   paid: the second word earns 0 on average. So here the score minus the value *is* the return.
+# - **The batch mean** is no better than the mean of the others. All its advantages are 3/4 of theirs,
+#   so its spread *and* its step are 3/4 as large.
 # </details>
 
 # %% [markdown]
@@ -459,8 +464,10 @@ def train_by_hand(order):
         advantages = (scores - baseline)[:, None].expand(mask.shape)
         baseline = 0.9 * baseline + 0.1 * mean_score  # for the next batch
         # 4. The loss: minus advantage times log-probability, for each token ...
-        batch = batch.with_columns(advantages=advantages)
-        # (shuffled, as the package does; only the rounding depends on it)
+        batch = batch.with_columns(advantages=advantages)  # one more tensor in it
+        # (Shuffled, as in the package. The loss does not depend on the order. But the
+        # shuffle uses up random numbers: without it, the next samples are others.)
+        # `select` puts the responses, with all their tensors, into this order.
         batch = batch.select(torch.randperm(len(titles), generator=generator))
         mask = batch.response_mask
         logprobs = models.policy_logprobs(policy, batch, temperature=0.7)
@@ -478,11 +485,10 @@ def train_by_hand(order):
 # The responses are sampled at temperature 0.7. So their log-probabilities are computed at 0.7, too.
 #
 # The loss is the *sum* over the tokens of a response, and the *mean* over the responses, as in the
-# formula. Later lessons divide differently. "Going further" says what this changes.
+# formula. (Later lessons divide differently: see "Going further".)
 #
-# The package's `train_group` with the row `"reinforce"` is this loop plus logs, checkpoints, a
-# learning-rate schedule and gradient norm clipping. `GroupConfig.plain` switches the last two off.
-# With the same seed, both leave exactly the same weights:
+# The package's `train_group` with the row `"reinforce"` is this loop, plus what a long run needs.
+# `GroupConfig.plain` switches the extras off. With the same seed, both leave exactly the same weights:
 
 # %%
 log = train_by_hand(order)
@@ -498,10 +504,12 @@ assert models.same_weights(policy, other)
 pd.DataFrame(log).rename_axis("step").T.round(2)
 
 # %% [markdown]
-# The table has one column per step. The mean score rises by about 1.2, more than one standard
-# deviation. And the *loss* rises as well! The scores are now above the mean of
-# earlier batches, so most advantages are positive, and each is multiplied with a large
-# $-\log \pi(y)$.
+# The table has one column per step. The mean score rises by more than 1, the standard deviation
+# before training. And the *loss* rises as well! The scores are now above the mean of earlier
+# batches, so most advantages are positive, and each is multiplied with a large $-\log \pi(y)$.
+#
+# Your own numbers may differ. Another processor rounds differently, and one other token changes all
+# samples after it. But the mean score rises there, too.
 #
 # Reviews of three films: what has changed?
 
@@ -514,9 +522,9 @@ for name, model in {"before": start, "after six steps": policy}.items():
 show.texts(pd.DataFrame(reviews, index=[title.strip() for title in titles]))
 
 # %% [markdown]
-# Before the training the reviews are mixed, or hard to understand. After six steps all three praise
-# their film: *touching*, *compelling*, *fascinating*. The reward model likes praise. Nothing in
-# this loop keeps the policy near good English. Lesson 06 adds what does.
+# Before the training the reviews are mixed, or hard to understand. After six steps each has words of
+# praise, such as *funny*. The reward model likes praise. Nothing in this loop keeps the policy near
+# good English. Lesson 06 adds what does.
 #
 # ## What to remember
 #
@@ -583,10 +591,10 @@ check.returns_to_go(returns_to_go)
 # %% [markdown] tags=["exercise"]
 # **3. Find the bug** *(medium, 25 minutes)*. A colleague takes the value as a baseline. In the
 # small world it can be exact: column $t$ of `values` (B, R + 1) has the value of the prefix with
-# $t$ words, and 0 where the response is finished. The policy learns, but in every run it stops far
-# below the best score. See the curve, beside that of section 9 (no offset is added here). What is
-# wrong in `baseline_loss`? Mend it, run the checker, and draw the curves again. Then say: Which
-# words did the policy not learn, and why? At which score does it stop on average?
+# $t$ words, and 0 where the response is finished. The policy learns, but no run comes near the best
+# score. See the curve, beside that of section 9 (no offset is added here). What is wrong in
+# `baseline_loss`? Mend it, run the checker, and draw the curves again. Then say: Which words did the
+# policy not learn, and why? At which score does the *mean* of the 40 runs stop?
 #
 # *Hint:* take *good bad* and the uniform policy. Write down what is subtracted from the score at each
 # of the two words.
@@ -611,8 +619,9 @@ check.baseline_loss(baseline_loss)
 # $G_t - Q$, and the mean of this is 0 for *every* first word. So the policy never learns how to
 # begin. The last word gets the whole score, because the value after it is 0. So the policy learns to
 # end well: *good good* with 2, and *bad good* with 0. The three first words keep a third of the
-# responses each, so the expected score is 1/3 · 2 + 1/3 · 0 + 1/3 · 0 = 2/3. The ten runs end at 0.60
-# on average. They differ, from 0.34 to 0.90: pushes with the mean 0 are still pushes.
+# responses each, so the expected score is 1/3 · 2 + 1/3 · 0 + 1/3 · 0 = 2/3. This is the mean over
+# many runs: the 40 runs end at 0.66 on average. A single run ends between 0.34 and 0.96. Pushes with
+# the mean 0 are still pushes. So in each run the chances of the first words drift another way.
 
 
 # %% tags=["solution"]
@@ -627,9 +636,9 @@ check.baseline_loss(baseline_loss)
 
 # %% tags=["exercise", "solution"]
 def learn_with(loss_of):
-    """The setting of section 9 without an offset: ten runs with exact values."""
+    """The setting of section 9 without an offset, with exact values."""
     paths = []
-    for seed in range(10):
+    for seed in range(5 if FAST else 40):
         drawing, path = torch.Generator().manual_seed(seed), []
         logits = world.ref_logits
         for _ in range(100):
@@ -679,26 +688,34 @@ show.lines(
 # spread of the gradient estimate." On a real model you cannot list all batches. How do you measure
 # it? Say what you hold fixed, what you compare, how you know that your result is not luck, and what
 # makes the comparison fair.
-
-# %% [markdown] tags=["solution"]
-# A good answer has these points:
 #
-# - One frozen policy, and the same sampled responses for both baselines.
-# - The gradient as a vector, one per small batch, for many batches. Its standard deviation, as in
-#   section 8, is the spread. Or split the batches into two halves, and see how well the two mean
-#   gradients agree.
-# - An interval, from resampling the *prompts*. Responses to one prompt are not independent.
-# - The same mean for both baselines. A shorter step has a smaller spread as well, see the batch mean.
-# - The cost: a baseline that needs a second network, or more samples, must be compared at equal
+# <details><summary>What a good answer contains</summary>
+#
+# - **Held fixed:** one policy, which is not trained. Both baselines get the same sampled responses, so
+#   they are compared in pairs.
+# - **Compared:** the gradient as a vector, one per small batch, for many batches. Take its mean *and*
+#   its standard deviation, as in section 8. The two means should agree. If one is shorter, divide each
+#   standard deviation by the norm of its own mean: a shorter step alone lowers the spread (see the
+#   batch mean).
+# - **Not luck:** an interval, from resampling the *prompts*. Responses to one prompt are not
+#   independent.
+# - **Fair:** a baseline that needs a second network, or more samples, must be compared at equal
 #   *compute*.
+# </details>
 
 # %% [markdown] tags=["exercise"]
 # **6. The whole loop on an empty page** *(hard, 30 minutes)*. Close section 10. Write
 # `train_by_hand` from memory, under the name `my_training`: sample at temperature 0.7, score,
 # subtract the running mean of earlier batches (weight 0.9 for the old mean; the first batch takes
-# its own), shuffle, update. Return the list of the mean scores. The last cell runs it and compares
-# it with section 10. If the first mean score differs, look at the sampling. If a later one differs,
-# look at the baseline and at the update.
+# its own), shuffle, update. Return the log, as in section 10: for each step the mean score and the
+# loss. The last cell runs it and shows it beside the log of section 10. Go from left to right, and
+# find the first number that differs:
+#
+# - **The mean score of step 0:** look at the sampling.
+# - **The loss of step 0:** look at the advantages, the sign, the temperature, the sum and the mean.
+# - **The mean score of a later step:** look at the update and at the shuffle. The shuffle draws from
+#   the same generator as the sampling. So without it the next batch is another one.
+# - **Only the loss of a later step:** look at the baseline and at `zero_grad`.
 #
 # The functions are `models.encode_prompts`, `models.sample`, `score`, `batch.with_columns`,
 # `batch.select`, `models.policy_logprobs`, `core.reinforce` and `core.aggregate`.
@@ -723,9 +740,9 @@ policy = copy.deepcopy(start)
 optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=1e-4))
 generator = torch.Generator().manual_seed(0)
 mine = my_training(order)
-print("mean scores, section 10: ", [row["mean score"] for row in log])
-print("mean scores, my_training:", mine)
 print("the weights are equal:", models.same_weights(policy, other))
+logs = {"section 10": pd.DataFrame(log), "my_training": pd.DataFrame(mine)}
+pd.concat(logs, axis=1).rename_axis("step").T.round(4)
 
 # %% [markdown]
 # ## Questions
@@ -798,10 +815,10 @@ show.curves(
 # hard.
 #
 # **How large may the offset be?** In the setting of section 9 an offset of 3 does nothing bad: the
-# 40 runs end at 1.97, like those without an offset. An offset of 20 does. Then 14 of the 40 runs
-# end near 2, five near 1, 18 near 0 and three near −1. Steps that are 25 times smaller (0.02) need
-# more steps: after 1,000 of them, five runs with the offset have reached 1.73 on average. With the
-# baseline they have reached 1.91.
+# 40 runs end at 1.97, like those without an offset. With an offset of 20 only 14 of them end near
+# the best score. Steps that are 25 times smaller (0.02) repair it, but they need more steps: after
+# 1,000 of them, five runs with the offset have reached 1.73 on average. With the baseline they have
+# reached 1.91.
 #
 # **The best baseline.** Which number $b(s)$ gives the smallest spread at one prefix? Call the gradient
 # of the token $g = \nabla \log \pi(y_t \mid s)$. The derivative of
@@ -813,11 +830,11 @@ show.curves(
 # surprising tokens. The value counts all tokens alike. We have tried it in a world with random
 # scores and a random policy (three words, at most three tokens):
 #
-# | baseline | spread with one response | $\sum_t \mathbb{E}\big[(G_t - b)^2 \lVert g \rVert^2\big]$ |
-# |---|---|---|
-# | none | 2.92 | 1.79 |
-# | $V(s_t)$ | 2.86 | 1.72 |
-# | $b^*(s_t)$ | 2.76 | 1.62 |
+# | baseline | spread with one response |
+# |---|---|
+# | none | 2.92 |
+# | $V(s_t)$ | 2.86 |
+# | $b^*(s_t)$ | 2.76 |
 #
 # So $b^*$ takes off more than $V$. But it needs the norm of every token's gradient. The value is
 # learned by plain regression, so everybody uses the value.
@@ -829,12 +846,13 @@ show.curves(
 # gradient, divided by the mean length of its responses (here about 20 tokens). Our optimiser, Adam,
 # divides the gradient by its usual size, so the step hardly changes. But dividing each response by
 # its *own* length, as in lesson 11, changes the direction. `core.aggregate` knows
-# four ways:
+# four ways. (RLOO, DAPO, GRPO and Dr. GRPO are relatives of REINFORCE, see lessons 10 and 11. TRL,
+# OpenRLHF, verl and DeepSpeed-Chat are libraries.)
 #
 # | `how=` | divides the sum over all tokens by | used by |
 # |---|---|---|
 # | `sequence_sum` | the number of responses | REINFORCE, RLOO in TRL |
-# | `token_mean` | the number of tokens in the batch | DAPO, OpenRLHF, default of TRL and verl |
+# | `token_mean` | the number of tokens in the batch | DAPO, PPO in TRL, OpenRLHF, DeepSpeed-Chat, default of GRPO in TRL and of verl |
 # | `sequence_mean` | the length of each response, then the number of responses | the GRPO paper |
 # | `constant` | the number of responses times a fixed length | Dr. GRPO |
 #
@@ -845,9 +863,10 @@ show.curves(
 # large batch hardly varies.
 #
 # **The spread on the language model.** There we do not know the true gradient. But we can sample 256
-# reviews from the policy of section 10 before training, and compute the gradient on two halves of
-# them. What the halves have in common is signal. There are 35 ways to cut eight batches of 32 into
-# halves. The mean cosine between the two halves is
+# reviews from the policy of section 10 before training, and compute the gradient on each half of
+# them. Both halves estimate the same $\nabla J$, and each has an error of its own. If the errors are
+# large, the two gradients point in unrelated directions: their cosine is near 0. Without errors
+# their cosine would be 1. There are 35 ways to cut eight batches of 32 into halves. The mean cosine is
 #
 # | in front of $\nabla \log \pi$ | cosine of two halves |
 # |---|---|
@@ -862,7 +881,6 @@ show.curves(
 #
 # | | TRL | OpenRLHF | verl | DeepSpeed-Chat |
 # |---|---|---|---|---|
-# | policy loss is divided by | PPO: tokens; GRPO: `loss_type`, by default tokens of all processes | tokens | `loss_agg_mode`, by default tokens | tokens |
 # | micro-batches | GRPO: denominator of the whole step | sums, divided by the whole | as configured | each by its own tokens |
 # | returns per token | PPO: yes; RLOO: one number per response | yes | yes | yes |
 #
