@@ -55,8 +55,7 @@ from minirlhf.classroom import FAST, check
 # $$ \pi(y \mid x) = \prod_t \pi(y_t \mid s_t), \qquad
 # \log \pi(y \mid x) = \sum_t \log \pi(y_t \mid s_t) . $$
 #
-# In words: the log-probabilities of the tokens add up to that of the response. Nearly every method
-# of this course needs these numbers.
+# In words: the log-probabilities of the tokens add up to that of the response.
 #
 # **Supervised fine-tuning** raises them for responses that people wrote. RL raises or lowers
 # them for responses that the model wrote itself (lesson 04).
@@ -65,7 +64,7 @@ from minirlhf.classroom import FAST, check
 # ## 2. The small world: rewards and values
 #
 # How good is a policy, and how good is one token? Here is a world in which we can answer on paper.
-# We call it the **small world**. Lesson 04 uses it again.
+# We call it the **small world**.
 #
 # There are three words: *good*, *bad* and the full stop. The full stop ends a response, and plays
 # the part of EOS. A response has at most two words. The policy chooses each word with probability
@@ -86,7 +85,9 @@ from minirlhf.classroom import FAST, check
 world = core.World.from_reward(
     ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
 )
-uniform = world.ref_logits  # (3 states, 3 words), all 0: the words are equally likely
+# (3 states, 3 words), all 0: the words are equally likely. "ref" is for reference, the
+# policy from which we start.
+uniform = world.ref_logits
 
 # %% [markdown]
 # **Reward and return.** The **reward** $r_t$ is what token $t$ earns at once. A response is judged
@@ -100,15 +101,16 @@ uniform = world.ref_logits  # (3 states, 3 words), all 0: the words are equally 
 # $$ V(s_t) = \mathbb{E}[G_t \mid s_t] . $$
 #
 # In words: the mean return when the policy goes on from the prefix $s_t$. The letter $\mathbb{E}$ is
-# the mean over all ways in which it may go on. Each way counts with its probability.
+# the mean over all ways in which the policy may go on. Each way counts with its probability.
 #
 # **Q.** Now the next word, too, is already chosen. Then the mean return is called $Q$:
 #
 # $$ Q(s_t, y_t) = \mathbb{E}[G_t \mid s_t, y_t] . $$
 #
 # After *bad*, $Q$ of *good* is 0, $Q$ of *bad* is −2, and $Q$ of the full stop is −1. Each of these
-# words ends the response, so $Q$ is the score. If a word does not end the response, its $Q$ is the
-# value $V$ of the longer prefix. (The word itself earns nothing, and the next prefix is known.)
+# words ends the response, so $Q$ is the score. A word that does not end the response earns nothing
+# itself. After it, the policy goes on from the prefix that is one word longer. So the $Q$ of such a
+# word is the value $V$ of the longer prefix.
 #
 # **Predict.** The policy decides in two more states: after *good*, and at the *start*, where the
 # prefix is empty. Write down the $Q$ of each word in both states: six numbers. Then: what is $V$ of
@@ -151,8 +153,8 @@ table.round(2)
 # 1, and *bad* takes it away again. The returns do not show this: both are 0.
 
 # %%
-row = world.labels.index("goodbad")
-v_t = world.by_token(v)[row]  # V before each of the two tokens
+row = world.labels.index("goodbad")  # labels: the seven responses, each as one string
+v_t = world.by_token(v)[row]  # by_token: V before each token of each response
 q_t = world.by_token(q)[row, [0, 1], [0, 1]]  # Q of word 0 (good), then word 1 (bad)
 assert torch.allclose(v_t, torch.tensor([0.0, 1.0]).double())
 assert torch.allclose(q_t - v_t, torch.tensor([1.0, -1.0]).double())
@@ -180,7 +182,7 @@ assert torch.allclose(q_t - v_t, torch.tensor([1.0, -1.0]).double())
 base, tokenizer = models.load_policy("tiny-reviews")  # has read reviews, no titles
 sft, _ = models.load_policy("tiny-reviews-sft")  # the same after SFT
 batch = models.encode(tokenizer, ["the film\n"], ["A dull film."])
-tokens = tokenizer.convert_ids_to_tokens(batch.sequences[0])
+tokens = tokenizer.convert_ids_to_tokens(batch.sequences[0])  # prompt and response
 shift = pd.DataFrame({"has just read": tokens, "predicts": [*tokens[1:], "nothing"]})
 shift.rename_axis("row of logits").T
 
@@ -201,8 +203,7 @@ shift.rename_axis("row of logits").T
 #
 # In a real batch the lengths differ. Prompts are padded on the *left*, responses on the *right*. So
 # all responses begin in the same column: P, the width of the padded prompts. The rows of logits
-# that predict them begin one column earlier, and end one column before the last. Two titles, two
-# reviews:
+# that predict them begin one column earlier, and end one column before the last.
 
 # %%
 batch = models.encode(
@@ -284,10 +285,11 @@ show.bars(chances, label="probability of the first token")
 # temperature.
 # </details>
 #
-# **One temperature everywhere.** At another temperature, the same weights are *another policy*. Our
-# models sample at 0.7. So every log-probability that RL uses must be computed at 0.7, too. A check:
-# sample, and compute the log-probabilities again. At 0.7 they are the same as when the token was
-# drawn. At 1 the log-probability of some token is off by more than 0.5.
+# **One temperature everywhere.** At another temperature, the same weights are *another policy*: they
+# give the same tokens other probabilities. RL needs the probabilities of the policy that has sampled.
+# Our models sample at 0.7. So every log-probability that RL uses must be computed at 0.7, too. A
+# check: sample, and compute the log-probabilities again. At 0.7 they are the same as when the token
+# was drawn. At 1 the log-probability of some token is off by more than 0.5.
 
 # %%
 prompts = tasks.reviews.eval_prompts("test")[:8]  # films that no training has seen
@@ -321,7 +323,7 @@ show.texts(data.select(range(3)).to_pandas())
 # All three are about one film, *A Grin without a Cat*. Each is a short judgement, and all three are
 # praise. But they share hardly a word. So SFT has no single right answer to copy.
 #
-# Now the algorithm. It starts from the base model, which has read reviews, but without titles.
+# The algorithm starts from the base model, which has read reviews, but without titles.
 
 
 # %%
@@ -343,9 +345,8 @@ def sft_step(rows):
 
 
 # %% [markdown]
-# The package's `train_sft` is this loop, plus what a long run needs: logs and checkpoints, a
-# learning-rate schedule and gradient norm clipping. `SFTConfig.plain` switches the last two off.
-# With the same seed, a few steps then leave exactly the same weights:
+# The package's `train_sft` is this loop, plus what a long run needs. `SFTConfig.plain` switches the
+# extras off. With the same seed, a few steps then leave exactly the same weights:
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -378,7 +379,7 @@ held_out = tasks.reviews.sft_dataset(tokenizer, split="test").shuffle(seed=0)
 people = held_out.select(range(32 if FAST else 256))
 batch = models.encode(tokenizer, people["prompt"], people["completion"])
 mask, surprise = batch.response_mask, {}
-for name, model in (("base", base), ("SFT", sft)):
+for name, model in (("base", base), ("after SFT", sft)):
     with torch.no_grad():
         logprobs = models.policy_logprobs(model, batch)
     surprise[name] = (-logprobs.sum(0) / mask.sum(0))[:24]
@@ -435,7 +436,7 @@ show.texts(written.head(5))
 share = torch.tensor([4, 1, 5, 1, 2, 3, 4]) / 20
 table = world.ref_logits.clone().requires_grad_(True)  # a row of logits per prefix
 for _ in range(2000):
-    loss = -(share * world.sequence_logprobs(table)).sum()
+    loss = -(share * world.sequence_logprobs(table)).sum()  # log pi(y) of each response
     (gradient,) = torch.autograd.grad(loss, table)
     table.data -= gradient
 imitation = world.probs(table.detach())
@@ -494,10 +495,11 @@ print("loss, nats per response:", round(loss.item(), 3))
 
 # %% [markdown] tags=["exercise"]
 # **1. V and Q from samples** *(medium, 20 minutes)*. For a language model nobody can list all
-# responses. But we can sample. `ids` (N, R) are the words of N sampled responses, `rewards` (N, R)
-# the rewards of their words, which can be paid at any word. Padding has the reward 0. `prefix`
-# (t,) are the numbers of t words; t can be 0. `word` is a number. Estimate $V$ of the prefix, and $Q$
-# of the word after the prefix. Return both as a tensor of the shape (2,).
+# responses. But we can sample. `ids` (N, R) are the words of N sampled responses. `rewards` (N, R)
+# has the reward of each of these words. Here any word can have a reward, not only the last one.
+# Padding has the reward 0. `prefix` (t,) are the numbers of t words; t can be 0. `word` is a number.
+# Estimate $V$ of the prefix, and $Q$ of the word after the prefix. Return both as a tensor of the
+# shape (2,).
 #
 # *Hint:* both are means of returns. Which rewards belong to the return of the word after the
 # prefix? Which responses tell you something about this prefix?
@@ -661,7 +663,13 @@ check.draw_word(draw_word)
 #
 # *Hint:* `mask` is true at real tokens. The bug is not in the masking. Padding can hold NaN, and NaN
 # times 0 is NaN. So the function replaces padding *before* it computes. Masking only the result
-# would leave NaN in the gradient.
+# would leave NaN in the gradient. Try it:
+#
+# ```python
+# x = torch.tensor([0.0, torch.nan], requires_grad=True)
+# torch.where(x.isnan(), 0.0, x.exp()).sum().backward()
+# x.grad  # the masked entry has the gradient 0 * exp(nan)
+# ```
 
 
 # %% tags=["exercise"]
@@ -761,8 +769,9 @@ print("the weights are equal:", models.same_weights(policy, trained))
 #
 # <details><summary>4. Which do you need to know how good a token was: V or Q?</summary>
 #
-# Two values of $V$ are enough, while the response goes on. $Q$ of the token is $V$ of the longer
-# prefix, and the advantage is the difference to $V$ before the token. Lesson 05 builds on this.
+# $V$ is enough. If the response goes on after the token, $Q$ of the token is $V$ of the longer prefix.
+# (At the last token, $Q$ is the score.) The advantage is this number minus $V$ before the token. So
+# you need $V$ twice: after the token and before it. Lesson 05 builds on this.
 # </details>
 #
 # <details><summary>5. We give each review the title of another film. Will the SFT model be more surprised?</summary>
@@ -777,7 +786,8 @@ print("the weights are equal:", models.same_weights(policy, trained))
 # The surprise at people's held-out responses misses what the model writes by itself. The share of
 # responses that end misses their content. The score by a judge misses what the judge does not see,
 # so length and variety belong beside it. Measure all on prompts that no training has seen, the same
-# for both models, and give an interval.
+# for both models. And give a confidence interval: with other prompts the numbers would be a little
+# different.
 # </details>
 #
 # ## Going further
@@ -809,11 +819,15 @@ print("the weights are equal:", models.same_weights(policy, trained))
 # $$ -\mathbb{E}_{y \sim \text{people}}[\log \pi(y)] = \text{KL}(\text{people} \,\|\, \pi) + H(\text{people}) . $$
 #
 # The Kullback-Leibler (KL) divergence is the mean of $\log \text{people}(y) - \log \pi(y)$ over
-# what people write. It is 0 only if the policy *is* people, and the second term does not depend on
-# the policy. So the best that SFT can do is to write as people do. This direction of the KL
-# punishes a policy that gives no probability to something people write. The KL penalty of RL
-# (lesson 07) has the other direction. It punishes what the reference would not write, and the
-# policy may leave out much of what the reference writes.
+# what people write. The second term, the entropy of people, does not depend on the policy. So
+# training can lower only the KL. The KL is never below 0. It is 0 only if the policy gives every
+# response the probability that people give it. So the best that SFT can do is to write as people do.
+#
+# The mean in this KL is over what *people* write. If the policy gives almost no probability to
+# something that people write, $\log \pi(y)$ is far below 0, and the KL is large. So the policy must
+# cover all that people write. The KL penalty of RL (lesson 07) has the other direction: its mean is
+# over what the *policy* writes. It punishes what the reference would not write, and the policy may
+# leave out much of what the reference writes.
 #
 # **Colder imitation.** Section 8 is about the policy at the temperature 1. Sampled colder, the
 # imitation can be better than people, if their likely responses are also the better ones. In

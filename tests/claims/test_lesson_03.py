@@ -387,7 +387,8 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         said("The policy at", usual.temperature, usual.temperature, 1)
         said("its surprise changes by less than", 0.001)
         # going further
-        said("over what people write. It is", 0)
+        said("training can lower only the KL. The KL is never below", 0, 0)
+        said("to something that people write, $\\log \\pi(y)$ is far below", 0)
         cold = expected(world, imitated(world, SHARES) / 0.5)
         said("is about the policy at the temperature", 1, 0.5, cold, mean)
         gain, low, high = gain_by_film(people, surprise)

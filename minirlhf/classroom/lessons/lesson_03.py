@@ -236,9 +236,44 @@ def _draw_case(g):
     )
 
 
+TEMPERATURES = {  # a message -> the probabilities of the words
+    "": lambda x, t: (x / t).softmax(-1),
+    "the temperature is not used. ": lambda x, t: x.softmax(-1),
+    "the temperature multiplies the logits. Divide the logits by it. ": lambda x, t: (
+        x * t
+    ).softmax(-1),
+}
+ZERO = (
+    "a word of probability 0 is drawn when the uniform number is 0. The number has passed a sum "
+    "that is *equal* to it, too: compare with <=, or look for the first sum *above* it."
+)
+ENDS = {  # a message -> the word, from the cumulative sums and the uniform numbers (B, 1)
+    "": lambda c, u: (c <= u).sum(-1).clamp(max=c.shape[-1] - 1),
+    ZERO: lambda c, u: (c < u).sum(-1).clamp(max=c.shape[-1] - 1),
+    "an id lies beyond the last word. Rounding leaves the last cumulative sum a little "
+    "below 1, and the uniform number can be above it. Then draw the last word.": lambda c, u: (
+        c <= u
+    ).sum(-1),
+    "two edges are wrong. If the uniform number equals a sum, it has passed it: compare with <=. "
+    "And rounding can leave the last sum below the number. Then draw the last word.": lambda c, u: (
+        c < u
+    ).sum(-1),
+    "argmax gives word 0 if no cumulative sum is above the uniform number. Rounding can leave the "
+    "last sum below it. Then draw the last word.": lambda c, u: (c > u).int().argmax(-1),
+    "two edges are wrong. Look for the first sum *above* the uniform number: >, not >=. And if no "
+    "sum is above it, argmax gives word 0. Then draw the last word.": lambda c, u: (
+        (c >= u).int().argmax(-1)
+    ),
+}
+
+
+def _drawing(probs_of, end):
+    """A way to draw: the probabilities from logits and temperature, then the word from the sums."""
+    return lambda x, t, u: end(probs_of(x, t).cumsum(-1), u[:, None])
+
+
 def _draw(logits, temperature, uniform):
-    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
-    return (cumulative <= uniform[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return _drawing(TEMPERATURES[""], ENDS[""])(logits, temperature, uniform)
 
 
 draw_word = Exercise(
@@ -247,10 +282,12 @@ draw_word = Exercise(
     _draw_case,
     _draw,
     {
-        "the temperature is not used.": lambda x, t, u: _draw(x, 1.0, u),
-        "the temperature multiplies the logits. Divide the logits by it.": lambda x, t, u: _draw(
-            x, 1 / t, u
-        ),
+        (said + edge[:1].upper() + edge[1:] if said else edge).strip(): _drawing(probs_of, end)
+        for said, probs_of in TEMPERATURES.items()
+        for edge, end in ENDS.items()
+        if said or edge
+    }
+    | {
         "this is greedy decoding: the uniform number is not used.": lambda x, t, u: x.argmax(-1),
         "this is one word too far. "
         "Draw the first word whose cumulative sum is above the uniform number.": lambda x, t, u: (
@@ -260,14 +297,6 @@ draw_word = Exercise(
         "sum is below the uniform number.": lambda x, t, u: (_draw(x, t, u) - 1).clamp(min=0),
         "you divided the probabilities by the temperature, after the softmax. "
         "Divide the logits by it, before the softmax.": lambda x, t, u: _draw(x.softmax(-1), t, u),
-        "a word of probability 0 is drawn when the uniform number is 0. "
-        "Skip every word whose cumulative sum is *at most* the uniform number.": lambda x, t, u: (
-            ((x / t).softmax(-1).cumsum(-1) < u[:, None]).sum(-1).clamp(max=x.shape[-1] - 1)
-        ),
-        "this id lies beyond the last word. Rounding leaves the last cumulative sum a little "
-        "below 1, and the uniform number can be above it.": lambda x, t, u: (
-            (x / t).softmax(-1).cumsum(-1) <= u[:, None]
-        ).sum(-1),
     },
     edges=(
         (torch.tensor([[-torch.inf, 0.0, 1.0]]), 1.0, torch.zeros(1)),
@@ -308,9 +337,10 @@ sft_loss = Exercise(
     _sft_case,
     _nll,
     {
-        "the bug is still there. On paper, take a sequence of one token and a vocabulary of "
-        "two words. What are the probabilities of the two words, "
-        "and what do they add up to?": lambda x, i, m: _nll(x, i, m, axis=1),
+        "the bug is still there. On paper, take a response of one token, two words and equal "
+        "logits. What is the surprise? Which loss does the function return?": lambda x, i, m: _nll(
+            x, i, m, axis=1
+        ),
         "the softmax now runs over the sequences of the batch. "
         "The vocabulary is the last axis.": lambda x, i, m: _nll(x, i, m, axis=0),
         "padding is counted. Use the mask.": lambda x, i, m: _surprise(x, i, m).mean(),
