@@ -32,8 +32,8 @@ from minirlhf.classroom.lessons.lesson_04 import (
     returns_to_go,
 )
 from minirlhf.classroom.lessons.lesson_05 import (
-    advantages_and_targets,
     best_lambda,
+    critic_loss,
     critic_targets,
     gae_advantages,
     n_step_advantages,

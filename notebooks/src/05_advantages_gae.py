@@ -36,28 +36,31 @@ from minirlhf.classroom import FAST, check
 # A reward model gives one score to a finished response. REINFORCE (lesson 04) pushes every token of
 # the response with this one number. So a good word in a bad review is pushed down, too.
 #
-# A **critic** helps. It is a second network. Before each token it predicts what the response will
+# A **critic** helps. This second network predicts, before each token, what the response will
 # earn. Then every token can be judged by how it changed the prediction. This change is the
-# **temporal-difference (TD) error** $\delta_t$. **Generalised advantage estimation (GAE)** adds up
-# TD errors:
+# **temporal-difference (TD) error** $\delta_t$: it compares predictions at two times, before and
+# after the token. **Generalised advantage estimation (GAE)** adds up TD errors:
 #
-# $$ \delta_t = r_t + \gamma V(s_{t+1}) - V(s_t), \qquad A_t = \delta_t + \gamma\lambda\, A_{t+1} . $$
+# $$ \delta_t = r_t + \gamma \hat V(s_{t+1}) - \hat V(s_t), \qquad
+# \hat A_t = \delta_t + \gamma\lambda\, \hat A_{t+1} . $$
 #
 # - $s_t$ is the prompt and the tokens before token $t$. We call it the *prefix*.
 # - $r_t$ is the reward of token $t$. In this lesson it is 0, except at the last token, where it is
-#   the score. From lesson 06 on every token has a reward.
-# - $V(s_t)$ is the critic's prediction before token $t$. After the last token $V$ is 0, because
-#   nothing more will be earned. $A$ is 0 there, too.
+#   the score.
+# - $\hat V(s_t)$ is the critic's prediction before token $t$. After the last token $\hat V$ is 0,
+#   because nothing more will be earned. $\hat A$ is 0 there, too.
 # - $\gamma$ (gamma) is the **discount**, from 0 to 1. A reward that comes $k$ tokens later counts
 #   only $\gamma^k$ of its size. We use $\gamma = 1$: a long review should not get less for the same
 #   praise.
 # - $\lambda$ (lambda) is a number from 0 to 1 that you choose. Usual is 0.95.
-# - $A_t$ is the estimated **advantage** of token $t$. If it is positive, training makes the token
-#   more likely. If it is negative, less likely.
+# - $\hat A_t$ is the estimated **advantage** of token $t$. If it is positive, training makes the
+#   token more likely. If it is negative, less likely.
+#
+# A hat marks an *estimate*. Without it, $V$ and $A_t$ are the true value and the true advantage
+# (section 2).
 #
 # In words: the TD error is what the critic learned from one token. GAE adds what it learned from
-# the later tokens. Their weights fall: $\lambda$ for the next one, then $\lambda^2$, and so on
-# (with $\gamma = 1$).
+# the later tokens, with weights that fall: $\lambda$, $\lambda^2$, and so on (for $\gamma = 1$).
 
 # %% [markdown]
 # ## 2. Where the formula comes from
@@ -71,15 +74,13 @@ from minirlhf.classroom import FAST, check
 # | $Q(s_t, y_t)$ | | the same mean, when the next token is $y_t$ |
 # | $A_t = Q(s_t, y_t) - V(s_t)$ | advantage | how much better $y_t$ is than what the policy writes there on average |
 #
-# A critic is trained to predict the value. We write $V$ for both, and say *true value* where it
-# matters. Likewise $A_t$ is the true advantage in this table, and its estimate elsewhere.
+# Nobody knows the true advantage. Lesson 04 estimates it by $G_t - V(s_t)$. Over many responses with
+# $y_t$ after $s_t$, the mean of this is the advantage. But in one response it depends on all tokens
+# that happen to come later.
 #
-# Nobody knows the true advantage. Lesson 04 estimates it by $G_t - V(s_t)$. The mean of this over many
-# responses is the advantage. But in one response it depends on all tokens that happen to come later.
-#
-# **One token ahead.** The TD error does not look at the later tokens. Suppose that $V$ is the true
-# value. After token $y_t$ the prefix *is* $s_{t+1}$: appending a token leaves nothing
-# to chance. So
+# **One token ahead.** The TD error does not look at the later tokens. Suppose that the critic is right:
+# $\hat V = V$. After token $y_t$ the prefix *is* $s_{t+1}$: appending a token leaves nothing to
+# chance. So
 #
 # $$ Q(s_t, y_t) = r_t + \gamma V(s_{t+1}), \qquad\text{and}\qquad
 # A_t = r_t + \gamma V(s_{t+1}) - V(s_t) = \delta_t . $$
@@ -90,29 +91,43 @@ from minirlhf.classroom import FAST, check
 # **Two tokens ahead.** We can also wait for two rewards, and only then use the critic. This is the
 # sum of two TD errors:
 #
-# $$ A_t^{(2)} = r_t + \gamma r_{t+1} + \gamma^2 V(s_{t+2}) - V(s_t) = \delta_t + \gamma\,\delta_{t+1} . $$
+# $$ \hat A_t^{(2)} = r_t + \gamma r_{t+1} + \gamma^2 \hat V(s_{t+2}) - \hat V(s_t)
+# = \delta_t + \gamma\,\delta_{t+1} . $$
 #
-# One TD error contains $+\gamma V(s_{t+1})$, the other $-\gamma V(s_{t+1})$. They cancel.
+# One TD error contains $+\gamma \hat V(s_{t+1})$, the other $-\gamma \hat V(s_{t+1})$. They cancel.
 #
 # **$n$ tokens ahead.** In the same way
-# $A_t^{(n)} = \delta_t + \gamma\,\delta_{t+1} + \dots + \gamma^{n-1}\delta_{t+n-1}$. It is called
-# the **n-step** estimate. For $n = 1$ it is the TD error. When $n$ reaches or passes the end of the
-# response, it is $G_t - V(s_t)$, because after the last token $V$ is 0.
+# $\hat A_t^{(n)} = \delta_t + \gamma\,\delta_{t+1} + \dots + \gamma^{n-1}\delta_{t+n-1}$. It is
+# called the **n-step** estimate. For $n = 1$ it is the TD error. When $n$ reaches or passes the end of
+# the response, it is $G_t - \hat V(s_t)$, because after the last token $\hat V$ is 0.
 #
-# **All at once.** Which $n$ is best? GAE takes the weighted mean of all of them. $A_t^{(1)}$ gets
-# the weight $1-\lambda$, and each next one $\lambda$ times the weight before it:
+# **All at once.** Which $n$ is best? GAE takes a weighted mean of all of them. The longer the
+# estimate, the smaller its weight:
 #
-# $$ A_t = (1-\lambda)\,\big(A_t^{(1)} + \lambda A_t^{(2)} + \lambda^2 A_t^{(3)} + \dots\big)
-# = \delta_t + \gamma\lambda\,\delta_{t+1} + (\gamma\lambda)^2\,\delta_{t+2} + \dots $$
+# $$ \hat A_t = (1-\lambda)\,\hat A_t^{(1)} + (1-\lambda)\lambda\,\hat A_t^{(2)}
+# + (1-\lambda)\lambda^2\,\hat A_t^{(3)} + \dots $$
 #
-# Why are the two sides equal? Take the TD error $\delta_{t+l}$, that of the token $l$ positions
-# later. It is part of every $A_t^{(n)}$ with $n > l$. The weights of these sum to
-# $(1-\lambda)(\lambda^l + \lambda^{l+1} + \dots) = \lambda^l$.
+# For $\lambda = 0.5$ the weights are 1/2, 1/4, 1/8 and so on. For every $\lambda$ below 1 they sum
+# to 1.
 #
-# Read from the last token back to the first, the right side is the recursion of section 1. Two cases:
+# This mean is a sum of TD errors. How much of each one is in it?
+#
+# - $\delta_t$ is in all the estimates. Their weights sum to 1.
+# - $\gamma\,\delta_{t+1}$ is in all but the first. Without its weight $1-\lambda$, what is left is
+#   $\lambda$.
+# - $\gamma^2\,\delta_{t+2}$ is in all but the first two. What is left is
+#   $\lambda - (1-\lambda)\lambda = \lambda^2$.
+#
+# So each later TD error has one $\lambda$ more:
+#
+# $$ \hat A_t = \delta_t + \gamma\lambda\,\delta_{t+1} + (\gamma\lambda)^2\,\delta_{t+2} + \dots
+# = \delta_t + \gamma\lambda\,\hat A_{t+1} . $$
+#
+# This is the formula of section 1. Two cases:
 #
 # - $\lambda = 0$ gives the TD error $\delta_t$.
-# - $\lambda = 1$ gives $G_t - V(s_t)$. (There only the right side has a meaning.)
+# - $\lambda = 1$ gives the sum of all TD errors, $G_t - \hat V(s_t)$. (The weights of the mean would
+#   all be 0 here. So only the sum has a meaning.)
 
 # %% [markdown]
 # ## 3. Three tokens on paper
@@ -124,7 +139,7 @@ from minirlhf.classroom import FAST, check
 # We use $\lambda = 0.5$. Compute the TD errors first. Then compute the advantages, starting at the
 # last token:
 #
-# | token | $r_t$ | $V(s_t)$ | $\delta_t = r_t + V(s_{t+1}) - V(s_t)$ | $A_t = \delta_t + 0.5\, A_{t+1}$ | target $A_t + V(s_t)$ |
+# | token | $r_t$ | $\hat V(s_t)$ | $\delta_t = r_t + \hat V(s_{t+1}) - \hat V(s_t)$ | $\hat A_t = \delta_t + 0.5\, \hat A_{t+1}$ | target $\hat A_t + \hat V(s_t)$ |
 # |---|---|---|---|---|---|
 # | *Not* | 0 | 0.5 | 0 − 0.5 − 0.5 = −1.0 | −1.0 + 0.5 · 1.75 = −0.125 | 0.375 |
 # | *bad* | 0 | −0.5 | 0 + 1.5 − (−0.5) = 2.0 | 2.0 + 0.5 · (−0.5) = 1.75 | 1.25 |
@@ -132,8 +147,7 @@ from minirlhf.classroom import FAST, check
 #
 # - *Not* lowered the prediction by 1, so its TD error is −1. But *bad* then raised it by 2. For
 #   *Not*, GAE counts half of that, and a quarter of the last TD error. So its advantage is nearly 0.
-# - The last column is the critic's target: what the critic is trained to predict. Section 5 explains
-#   it.
+# - The last column is what the critic is trained to predict (section 5).
 #
 # The package gives the same. All tensors have the shape (B, R): B responses, R positions. The mask
 # is true at real tokens and false at padding.
@@ -159,8 +173,7 @@ for lam in (0, 1):
 #
 # - $\lambda = 0$: these are the TD errors, −1, 2 and −0.5. *Not* is blamed.
 # - $\lambda = 1$: the return is 1 at every token, so the advantages are 1 − 0.5 = 0.5, 1 + 0.5 =
-#   1.5 and 1 − 1.5 = −0.5. Now *Not* is praised, because the response ended better than the critic
-#   predicted at the start.
+#   1.5 and 1 − 1.5 = −0.5. Now *Not* is praised: the response ended better than predicted.
 # </details>
 
 # %% [markdown]
@@ -171,15 +184,14 @@ for lam in (0, 1):
 # are random numbers, and the policy, too, is random. So we can compute the true value $V$ of every
 # prefix, and the true gradient of the expected score.
 #
-# One sampled response gives an *estimate* of this gradient: the sum of $A_t \nabla \log \pi(y_t
+# One sampled response gives an *estimate* of this gradient: the sum of $\hat A_t \nabla \log \pi(y_t
 # \mid s_t)$ over its tokens. We ask two things of an estimate:
 #
 # - **Bias**: how far is its mean, over all responses of the policy, from the true gradient?
 # - **Spread** (lesson 04): how much does it change from response to response? This is its standard
 #   deviation, the root of the variance.
 #
-# Both are divided by the norm of the true gradient. A bias of 0.5 means: the mean is wrong by half
-# of the true gradient's norm.
+# Both are divided by the norm of the true gradient. So a bias of 0.5 is half of this norm.
 
 # %% tags=["shared"]
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -218,7 +230,7 @@ def bias_and_spread(value, lam):
 # | shifted | ? | ? |
 #
 # The figure has $\lambda$ on the horizontal axis, the bias in the left panel and the spread in the
-# right panel. Both are in norms of the true gradient. The dotted line is the spread without a
+# right panel. The dotted line is the spread without a
 # critic ($G_t$ instead of an advantage).
 
 # %% tags=["predict"]
@@ -237,26 +249,34 @@ show.lines(panels, lams, xlabel="lambda", reference=reference)
 #
 # **Bias** (left):
 #
-# - *right*: no bias, whatever $\lambda$ is. The mean of every n-step estimate is the true
-#   advantage.
+# - *right*: no bias, whatever $\lambda$ is. With the true value, the mean of every n-step estimate
+#   is the true advantage.
 # - *wrong*: at $\lambda = 0$ a bias of 0.52. The estimate believes the critic. At $\lambda = 1$ no
-#   bias: $G_t$ does not depend on the critic, and $V(s_t)$ is only a baseline. A baseline may be
+#   bias: $G_t$ does not depend on the critic, and $\hat V(s_t)$ is only a baseline. A baseline may be
 #   wrong, as long as it does not depend on the token $y_t$ (lesson 04).
 # - *shifted*: at $\lambda = 0$ the bias is even larger, 0.66. You may have expected 0, since the
-#   error cancels in $V(s_{t+1}) - V(s_t)$. But after the last token $V$ is 0, not 1. So the last TD
-#   error is 1 too low: the policy is punished for ending. At $\lambda = 1$ there is no bias either.
+#   error cancels in $\hat V(s_{t+1}) - \hat V(s_t)$. But after the last token $\hat V$ is 0, not 1.
+#   So the last TD error is 1 too low: the policy is punished for ending. At $\lambda = 1$ there is no
+#   bias either.
 #
 # **Spread** (right): it is larger at $\lambda = 1$, with all three critics: there the advantage
-# depends on all later tokens. A right critic lowers it, from 3.95 without a critic to
-# 3.83 at $\lambda = 1$ and to 2.56 at $\lambda = 0$. A bad critic is worse than none at $\lambda =
-# 1$: *wrong* and *shifted* lie above the dotted line.
+# depends on all later tokens.
 #
-# So a small $\lambda$ trusts the critic: less spread, but the critic's errors become bias. A large
-# $\lambda$ trusts the rewards: less bias, but more spread.
+# - *right*: below the dotted line at every $\lambda$, 2.56 at $\lambda = 0$ against 3.95 without a
+#   critic.
+# - *wrong*: worse than no critic from $\lambda = 0.5$ on.
+# - *shifted*: worse than no critic at *every* $\lambda$.
+#
+# With one critic, a small $\lambda$ trusts its predictions: less spread, but its errors become bias. A
+# large $\lambda$ trusts the rewards: less bias, but more spread.
 # </details>
 #
-# Averaging over a batch makes the spread smaller. It does not change the bias. Exercise 5 asks what
-# this means for the best $\lambda$. The usual 0.95 is a habit that has worked, not a law.
+# **What does a right critic buy?** Samples. The mean of $B$ responses has $1/\sqrt{B}$ of the spread of
+# one. Without a critic the spread is 3.95 / 2.56 = 1.54 times that of the right critic at
+# $\lambda = 0$. For an equal spread you need 1.54² = 2.4 times as many responses.
+#
+# Averaging does not change the bias. Exercise 5 asks what this means for the best $\lambda$. The usual
+# 0.95 is a habit that has worked, not a law.
 
 # %% [markdown]
 # ## 5. Training the critic
@@ -264,31 +284,29 @@ show.lines(panels, lams, xlabel="lambda", reference=reference)
 # Nobody knows the true $V$ of a language model. The critic learns it by regression. Its loss for
 # one token is
 #
-# $$ L_t = \tfrac12 \big(V(s_t) - T_t\big)^2, \qquad T_t = A_t + V_{\text{old}}(s_t) . $$
+# $$ L_t = \tfrac12 \big(\hat V(s_t) - T_t\big)^2, \qquad T_t = \hat A_t + \hat V_{\text{old}}(s_t) . $$
 #
-# $V_{\text{old}}$ is the critic's prediction when the batch was sampled. The **critic's target** $T_t$
-# is computed once for a batch and then stays fixed: no gradient flows through it. In words: the
-# target is the old prediction, corrected by what the rest of the response has shown.
+# $\hat V_{\text{old}}$ is the critic's prediction when the batch was sampled. The **critic's target**
+# $T_t$ is computed once for a batch and then stays fixed: no gradient flows through it. In words: the
+# target is the old prediction, plus the correction that GAE has found. How far ahead does this
+# correction look?
 #
-# - With $\lambda = 1$ the target is $A_t + V_{\text{old}}(s_t) = G_t$, the return that came. The
-#   mean of $G_t$ is the true value, so this is plain regression on samples of the right answer.
-# - With $\lambda = 0$ the target is $r_t + \gamma V_{\text{old}}(s_{t+1})$, the critic's own
-#   prediction one token later.
-#
-# So the target is the return only if $\lambda = 1$. (The code of TRL and of our package names it
-# `returns`, whatever $\lambda$ is.)
+# - With $\lambda = 1$, to the end: the target is $\hat A_t + \hat V_{\text{old}}(s_t) = G_t$, the
+#   return that came. The mean of $G_t$ is the true value, so this is plain regression on samples of
+#   the right answer.
+# - With $\lambda = 0$, one token: the target is $r_t + \gamma \hat V_{\text{old}}(s_{t+1})$, the
+#   critic's own prediction one token later.
 #
 # **Explained variance** measures how good a critic is:
 #
-# $$ 1 - \frac{\text{variance of } G_t - V(s_t)}{\text{variance of } G_t} . $$
+# $$ 1 - \frac{\text{variance of } G_t - \hat V(s_t)}{\text{variance of } G_t} . $$
 #
 # The variances are taken over all tokens of a batch. A critic that foresaw every return would have 1.
 # A critic that predicts the same number everywhere has 0. A worse one is below 0.
 #
-# Our policy writes short film reviews after a film's title. In this lesson it is not trained. The
+# Our policy writes short film reviews after a film's title. It is not trained here. The
 # critic starts as a copy of the reward model, because that already knows good words from bad ones. This
-# network gives a number at every position. A score is the number at the last token. A value is the
-# number just before the token, when the network has read only the prompt and the earlier tokens.
+# network gives a number at every position. A score is the number at the last token. A value is the number just before the token.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -362,13 +380,15 @@ print("explained variance:", [round(x, 2) for x in explained])
 # The first number is far below 0. The reward model was trained to score finished reviews. Nobody
 # taught it what to say in the middle of one. It is a wrong critic.
 #
-# One step is enough to come above 0. After that the number grows slowly, and stays far below 1. The
+# One step is enough to come above 0. After that the number changes little, and stays far below 1. The
 # next figure shows why.
+#
+# (Here and below your last digits may differ, because processors round differently.)
 # </details>
 #
-# The critic now reads 64 fresh reviews, of films that were not used for training. The figure has the
-# position of the token on the horizontal axis. The explained variance is taken over all reviews that
-# have a token at this position. (The first 20 positions: at the last of them 36 reviews are left.)
+# The critic now reads 64 fresh reviews, of films that were not used for training. In the figure, the
+# explained variance at a position is taken over all reviews that have a token there (36 at the last
+# position).
 
 # %%
 titles = tasks.reviews.eval_prompts("test")[:64]
@@ -395,15 +415,14 @@ show.lines(
 )
 
 # %% [markdown]
-# At the first token the critic explains nothing. It has read only the title, and nobody can tell from
-# a title how the review will end. With every word that it reads it knows more: at position 5 it
-# explains 0.36 of the variance, at position 15 0.65. The 0.41 is over all positions. Because of the
+# At the first token the critic explains nothing. It has read only the title, and a title does not
+# tell how the review will end. With every word that it reads it knows more: at position 5 it
+# explains 0.34 of the variance, at position 15 0.65. The 0.40 is over all positions. Because of the
 # first ones even the best possible critic stays below 1.
 #
 # ## 6. Lambda on a real review
 #
-# Now GAE on one of the fresh reviews, chosen by hand. The policy is small, and some of its words do
-# not exist.
+# Now GAE on one of the fresh reviews, chosen by hand. (Some of the policy's words do not exist.)
 #
 # *It's a celebration of the dullestness of its own cinematic equivalent on gust and its best.* The
 # reward model scores it −1.68. (Over the policy's reviews its scores have the mean 0
@@ -427,29 +446,29 @@ show.token_strips(strips)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - $\lambda = 0$: one token gets the blame, *dull*, with −2.38. There the prediction falls from
-#   0.39 to −1.98. EOS gets −0.55, since the score is lower than the last prediction.
+# - $\lambda = 0$: one token gets the blame, *dull*, with −2.37. There the prediction falls from
+#   0.39 to −1.97. EOS gets −0.56, since the score is lower than the last prediction.
 # - $\lambda = 1$: all tokens up to *dull* have about −2. Before *dull* the critic expected a good
 #   review, and the score was bad. After *dull* the advantages are small: the critic already expects
 #   a bad score.
 # - $\lambda = 0.95$ lies in between. It is close to $\lambda = 1$ just before *dull*, and weaker
 #   further away.
 #
-# None of the three proves which word people disliked: the critic is itself a model.
+# None of the three proves which word people disliked: the critic, too, is a model.
 # </details>
 #
 # ## 7. What does lambda change in a real run?
 #
 # In nine recorded runs the policy is trained, too. Each step samples 64 reviews, and the critic
-# learns along. Two things matter here: GAE advantages train the policy, and only $\lambda$ differs.
-# (Lesson 06 explains the rest.) Three runs have $\lambda = 1$. Six have $\lambda = 0.95$: two rows
+# learns along. The policy is trained with GAE's advantages. The runs differ only in $\lambda$. (Lesson
+# 06 explains the rest.) Three runs have $\lambda = 1$. Six have $\lambda = 0.95$: two rows
 # of three, to show how far equal settings differ.
 #
 # *Gold* is a second score, which training never sees. *KL* says how far the policy has moved from
-# its start, in nats (lesson 07): 0 means not at all. Brackets: lowest and highest of three runs.
+# its start, in nats (lesson 07). Brackets: lowest and highest of three runs.
 
 # %%
-runs = experiments.results("ablations", "leash")
+runs = experiments.results("ablations", "leash")  # the names of two records
 names = {"as it is": "0.95", "kl_coef 0.5": "0.95, again", "lambda 1": "1"}
 runs["lambda"] = runs.variant.map(names)
 columns = {"gold": "gold score", "kl": "KL, nats per response"}
@@ -457,27 +476,27 @@ runs = runs.dropna(subset="lambda").sort_values("lambda")
 experiments.shown(runs, columns, by="lambda")
 
 # %% [markdown]
-# In gold we see no difference. But with $\lambda = 1$ the KL is higher: in each of the three runs it
-# is higher than in all six others. So the policy moves further, and earns no more.
+# In gold we see no difference. But in each of the three runs with $\lambda = 1$ the KL is higher than in
+# all six others. So the policy moves further, and earns no more.
 #
-# And without a critic? On reviews we have no such run. On arithmetic problems (lesson 11) we
-# compared REINFORCE with two kinds of advantage. With critic and GAE it solves 70 % of the problems
-# at the first try. (There the advantages are also whitened: see exercise 4.) With the mean score of
-# earlier batches as its baseline it solves 73 %, with as many samples. Both are means of three
-# runs. So a critic does not always help. Why it does not help here, these runs cannot tell.
+# And without a critic? On reviews we have no such run. On arithmetic problems (lesson 11), REINFORCE
+# with critic and GAE solves 70 % of the problems at the first try. With the mean score of earlier
+# batches as its baseline it solves 73 %, with as many samples ("Going further"). So a critic does not
+# always help. A right critic would save samples (section 4), but nobody has one. So compare.
 
 # %% [markdown]
 # ## What to remember
 #
-# - The TD error $\delta_t = r_t + \gamma V(s_{t+1}) - V(s_t)$ is the reward plus the change of the
-#   prediction. With the true value it is the advantage.
-# - GAE is $A_t = \delta_t + \gamma\lambda A_{t+1}$, computed from the last token back. It is a
-#   weighted mean of all n-step estimates.
-# - $\lambda = 0$ trusts the critic: least spread, and the critic's errors become bias. $\lambda =
-#   1$ trusts the rewards: no bias, most spread.
-# - The critic is trained by regression on its target $A_t + V_{\text{old}}(s_t)$. With $\lambda = 1$
-#   this is the return $G_t$.
-# - After the last token $V$ is 0. A critic that starts as a copy of the reward model is a wrong
+# - The TD error $\delta_t = r_t + \gamma \hat V(s_{t+1}) - \hat V(s_t)$ is the reward plus the change
+#   of the prediction. With the true value it is the advantage.
+# - GAE is $\hat A_t = \delta_t + \gamma\lambda \hat A_{t+1}$, computed from the last token back. It is
+#   a weighted mean of all n-step estimates.
+# - $\lambda = 0$ trusts the critic: less spread, and the critic's errors become bias. $\lambda = 1$
+#   trusts the rewards: no bias, more spread. A right critic saves samples. A bad one can be worse than
+#   none.
+# - The critic is trained by regression on its target $\hat A_t + \hat V_{\text{old}}(s_t)$. With
+#   $\lambda = 1$ this is the return $G_t$.
+# - After the last token $\hat V$ is 0. A critic that starts as a copy of the reward model is a wrong
 #   critic.
 #
 # ## Exercises
@@ -512,7 +531,8 @@ check.td_error(td_error)
 
 # %% [markdown] tags=["exercise"]
 # **2. GAE** *(medium, 15 minutes)*. Return the advantages, and 0 where the mask is false. *This
-# function goes into your `my_rlhf.py`, with those that it calls.*
+# function goes into your `my_rlhf.py`, the file that collects your functions (lesson 00), with those
+# that it calls.*
 #
 # *Hint:* a loop over positions, from the last to the first. One number per response is carried
 # along.
@@ -537,11 +557,11 @@ def gae_advantages(rewards, values, mask, gamma, lam):
 check.gae_advantages(gae_advantages)
 
 # %% [markdown] tags=["exercise"]
-# **3. Look n tokens ahead** *(medium, 15 minutes)*. Return the n-step estimate $A_t^{(n)}$ of every
-# token, and 0 where the mask is false. Near the end of a response there are fewer than `n` tokens
-# left. Then it is $G_t - V(s_t)$. The package has no such function.
+# **3. Look n tokens ahead** *(medium, 15 minutes)*. Return the n-step estimate $\hat A_t^{(n)}$ of
+# every token, and 0 where the mask is false. Near the end of a response there are fewer than `n` tokens
+# left. Then it is $G_t - \hat V(s_t)$. `n` can even be larger than R. The package has no such function.
 #
-# *Hint:* it is a sum of at most n discounted TD errors.
+# *Hint:* it is a sum of discounted TD errors. Of how many, if only k tokens are left?
 
 
 # %% tags=["exercise"]
@@ -604,17 +624,18 @@ check.critic_targets(critic_targets)
 
 # %% tags=["exercise", "solution"]
 def train_critic(steps=200, rate=0.2):
-    """V before the first token, after each step of regression on 64 responses."""
+    """Regression on 64 responses in each step: the prediction at the start."""
     value, path, drawing = torch.zeros(7).double(), [], torch.Generator().manual_seed(0)
     probs, mask = world.probs(world.ref_logits), world.response_mask
     raised = score_at_end + 3.0 * (score_at_end != 0)
+    which = world.visited  # (15, 3): the number of the prefix before each token, 0 to 6
     for _ in range(steps):
         path.append(value[0].item())
         rows = torch.multinomial(probs, 64, replacement=True, generator=drawing)
         now, real = world.by_token(value)[rows], mask[rows]
         advantages, _ = core.gae(raised[rows], now, real, lam=1.0)
         change = critic_targets(advantages, now, real)[1] - now
-        value.index_add_(0, world.visited[rows][real], rate / 64 * change[real])
+        value.index_add_(0, which[rows][real], rate / 64 * change[real])
     return path
 
 
@@ -622,7 +643,7 @@ goal = true_value[0].item() + 3
 show.lines(
     {"critic": train_critic()},
     xlabel="step",
-    ylabel="V before the first token",
+    ylabel="prediction before the first token",
     reference={"true value": goal},
 )
 
@@ -667,38 +688,36 @@ for batch_size in (1, 16, 64, 256, 1024):
 # critic. (With the right critic it is best for every batch.)
 
 # %% [markdown] tags=["exercise"]
-# **6. All of it on an empty page** *(hard, 15 minutes)*. Close the lesson, and do not look at
-# exercises 1 and 2. Write advantages and targets of a batch from its rewards and values, without
-# help from the package. Return `torch.stack([advantages, targets])`, with 0 where the mask is
-# false. Padding can hold NaN. The second cell compares yours with those of the 64 reviews of
-# section 5.
+# **6. The critic's loss on an empty page** *(hard, 15 minutes)*. Close the lesson. Write the critic's
+# loss of a minibatch, one number: the mean of $L_t$ over the real tokens. `predicted` is what the
+# critic predicts now. `values` is what it predicted when the batch was sampled. You may call your own
+# functions, but none of the package. Padding can hold NaN. The checker compares the gradient with
+# respect to `predicted`, too. The second cell compares your loss with the package's on the 64 reviews
+# of section 5.
 
 
 # %% tags=["exercise"]
-def advantages_and_targets(rewards, values, mask, gamma, lam): ...  # your code
+def critic_loss(predicted, rewards, values, mask, gamma, lam): ...  # your code
 
 
-check.advantages_and_targets(advantages_and_targets)
+check.critic_loss(critic_loss)
 
 
 # %% tags=["solution"]
-def advantages_and_targets(rewards, values, mask, gamma, lam):
-    rewards, values = torch.where(mask, rewards, 0.0), torch.where(mask, values, 0.0)
-    advantages = torch.zeros_like(values)
-    value_after = advantage_after = torch.zeros(len(values))
-    for t in reversed(range(values.shape[1])):
-        delta = rewards[:, t] + gamma * value_after - values[:, t]
-        advantages[:, t] = advantage_after = delta + gamma * lam * advantage_after
-        value_after = values[:, t]
-    return torch.stack([advantages, advantages + values])
+def critic_loss(predicted, rewards, values, mask, gamma, lam):
+    targets = gae_advantages(rewards, values, mask, gamma, lam) + values
+    return 0.5 * (predicted[mask] - targets[mask]).square().mean()
 
 
-check.advantages_and_targets(advantages_and_targets)
+check.critic_loss(critic_loss)
 
 # %% tags=["exercise"]
-mine = advantages_and_targets(token_rewards, values, mask, 1.0, 0.95)
+with torch.no_grad():
+    at_first = models.response_values(reward_model, fresh)  # the untrained critic
+mine = critic_loss(values, token_rewards, at_first, mask, 1.0, 0.95)
 if mine is not None:
-    package = torch.stack(core.gae(token_rewards, values, mask, gamma=1.0, lam=0.95))
+    _, goals = core.gae(token_rewards, at_first, mask, gamma=1.0, lam=0.95)
+    package = core.aggregate(core.value_loss(values, goals, mask), mask)
     print("equal on the 64 reviews:", torch.allclose(mine, package, atol=1e-5))
 
 # %% [markdown]
@@ -746,35 +765,32 @@ if mine is not None:
 #
 # ## Going further
 #
-# **Four reviews under the microscope.** The first is that of section 6. Point at a token to see its
+# **Three reviews under the microscope.** The first is that of section 6. Point at a token to see its
 # numbers:
 #
 # - *score of the whole response* is the same at every token.
 # - *reward after the KL penalty* is $r_t$. There is no penalty in this lesson, so it is 0 except at
 #   the last token.
-# - *value* is $V(s_t)$, the prediction *before* the token. It is the colour at first.
-# - *TD error*, *advantage* (with $\lambda = 0.95$) and *critic's target* are $\delta_t$, $A_t$ and
-#   $T_t$.
+# - *value* is $\hat V(s_t)$, the prediction *before* the token. It is the colour at first.
+# - *TD error*, *advantage* (with $\lambda = 0.95$) and *critic's target* are $\delta_t$, $\hat A_t$
+#   and $T_t$.
 #
 # The lines below show how the numbers add up. Responses are numbered from 0.
 
 # %%
-chosen = torch.tensor([42, 51, 4, 36])
+chosen = torch.tensor([42, 51, 4])
 shown = fresh.with_columns(scores=scores).select(chosen)
 table = evaluate.token_table(shown, tokenizer, critic=critic, lam=0.95)
 show.microscope(table.drop(columns="old_logprob"), "value", text=1)
 
 # %% [markdown]
 # - **The value reads along.** Response 1 is *A very well-acted, unfunny film.* The critic predicts
-#   0.35 before *very* and 0.64 after it. *unf* and *unny* are two tokens of one word. They lower
-#   the prediction from 0.55 to −0.55. Choose *TD error* as the colour: these two tokens stand out.
+#   0.35 before *very* and 0.63 after it. *unf* and *unny* are two tokens of one word. They lower
+#   the prediction from 0.55 to −0.54. Choose *TD error* as the colour: these two tokens stand out.
 # - **Good step, negative advantage.** In response 2, *A boring, vuildly satisfying thriller*, the
-#   TD error of *satisfying* is 0.47. Still its advantage is −0.65: the later TD errors are added,
-#   and the last one is −1.42. So GAE still pushes down a good word in a bad review. With
-#   $\lambda = 0$ it would not, but that trusts the critic alone.
-# - **The surprise at the end.** Response 3 praises its film from the second word on. Its score is
-#   2.54, and just before the end the critic predicts 1.12. The last TD error is the difference,
-#   about 1.4. With $\lambda = 0.95$ all tokens before it share this surprise.
+#   TD error of *satisfying* is 0.46. Still its advantage is −0.65: the later TD errors are added,
+#   and the last one is −1.43. All tokens before it share this surprise. So GAE still pushes down a
+#   good word in a bad review. With $\lambda = 0$ it would not, but that trusts the critic alone.
 #
 # **What a smaller discount does.** With $\gamma < 1$ the same praise is worth less in a longer
 # response, and the same blame hurts less. Take a world with the words *good*, *bad* and a stop, and
@@ -799,15 +815,19 @@ show.microscope(table.drop(columns="old_logprob"), "value", text=1)
 # better. In the runs with $\lambda = 0.95$ the first value is between −0.48 and −0.13. The critic is
 # the same.
 #
+# **Critic or mean score?** Both numbers at the end of section 7 are means of three runs. The
+# advantages of the runs with a critic are also *whitened*: shifted and scaled, as in exercise 4. Why
+# the critic does not help there, these runs cannot tell.
+#
 # **What the libraries do.**
 #
 # | | here | elsewhere |
 # |---|---|---|
 # | $\gamma$ and $\lambda$ | 1 and 0.95 | the same in TRL and DeepSpeed-Chat; 1 and 1 in OpenRLHF and verl |
-# | end of a response that was cut off | $V$ is 0 after it | the same |
-# | targets | advantages plus values | the same |
+# | end of a response that was cut off | $\hat V$ is 0 after it | the same |
+# | targets | advantages plus values | the same. TRL, like the code of our package, names them `returns`, whatever $\lambda$ is |
 # | padding | reward and value 0 | verl also skips the tokens of a tool in the middle; most others do not |
-# | where $V$ is read | at the prefix before the token | the same; one position off is a common bug |
+# | where $\hat V$ is read | at the prefix before the token | the same; one position off is a common bug |
 #
 # **References.** Schulman et al. 2016, *High-dimensional continuous control using generalized
 # advantage estimation*, sections 2 to 4. Kimura and Kobayashi 1998 (the same estimator, earlier).

@@ -105,19 +105,24 @@ def bias_and_spread(critic, lam, logits=WORLD.ref_logits):
 
     The gradient of each response is taken by autograd of its weighted log-probabilities.
     """
-    value = critics(logits)[critic]
-    weights = core.gae(at_the_end(WORLD), WORLD.by_token(value), WORLD.response_mask, lam=lam)[0]
-    moved = logits.clone().requires_grad_(True)
-    each = (weights * WORLD.logprobs(moved)).sum(1)
-    gradients = torch.stack(
-        [torch.autograd.grad(x, moved, retain_graph=True)[0].flatten() for x in each]
-    )
+    gradients = gradients_of(critic, lam, logits)
     probs, truth = WORLD.probs(logits), WORLD.gradient(logits).flatten()
     mean = probs @ gradients
     variance = probs @ (gradients - mean).square().sum(1)
     return (mean - truth).norm().item() / truth.norm().item(), (
         variance.sqrt() / truth.norm()
     ).item()
+
+
+def gradients_of(critic, lam, logits=WORLD.ref_logits):
+    """(N, S V): the gradient from each response."""
+    value = critics(logits)[critic]
+    weights = core.gae(at_the_end(WORLD), WORLD.by_token(value), WORLD.response_mask, lam=lam)[0]
+    moved = logits.clone().requires_grad_(True)
+    each = (weights * WORLD.logprobs(moved)).sum(1)
+    return torch.stack(
+        [torch.autograd.grad(x, moved, retain_graph=True)[0].flatten() for x in each]
+    )
 
 
 @pytest.mark.parametrize("logits", [WORLD.ref_logits, OTHER_POLICY], ids=["page", "other"])
@@ -137,6 +142,28 @@ def test_bias_falls_and_spread_grows_with_lambda():
     for critic in ("wrong", "shifted", "constant"):
         bias, spread = zip(*(bias_and_spread(critic, i / 10) for i in range(11)), strict=True)
         assert list(bias) == sorted(bias, reverse=True) and list(spread) == sorted(spread)
+
+
+def test_which_critics_have_more_spread_than_none():
+    lams, none = [i / 10 for i in range(11)], bias_and_spread("none", 1.0)[1]
+    above = {
+        c: [lam for lam in lams if bias_and_spread(c, lam)[1] > none]
+        for c in ("right", "wrong", "shifted")
+    }
+    assert above == {"right": [], "wrong": lams[5:], "shifted": lams}
+
+
+def test_a_batch_without_a_critic_needs_more_responses_for_the_same_spread():
+    rows = WORLD.probs(WORLD.ref_logits)
+    draws = torch.Generator().manual_seed(0)
+    right, none = (gradients_of(c, lam) for c, lam in (("right", 0.0), ("none", 1.0)))
+    ratio = bias_and_spread("none", 1.0)[1] / bias_and_spread("right", 0.0)[1]
+    spread = []
+    for each, size in ((right, 20), (none, round(20 * ratio**2))):
+        drawn = torch.multinomial(rows, 20_000 * size, replacement=True, generator=draws)
+        means = each[drawn].reshape(20_000, size, -1).mean(1)
+        spread.append(means.var(0).sum().sqrt().item())
+    assert spread[0] == pytest.approx(spread[1], rel=0.02)
 
 
 def test_a_large_offset_at_lambda_0():
@@ -183,16 +210,16 @@ def scope_of_the_critic():
 
 
 @pytest.mark.slow
-def test_one_step_lifts_the_explained_variance_above_0():
+def test_one_step_lifts_the_explained_variance_above_0_and_then_it_changes_little():
     threads = torch.get_num_threads()
     scope = scope_of_the_critic()
     order = loops.shuffled_batches(len(scope["prompts"]), 64, 8, seed=0)
     explained = [
         scope["critic_step"]([scope["prompts"][i] for i in index])
-        for _, index in zip(range(2), order, strict=False)
+        for _, index in zip(range(8), order, strict=False)
     ]
     torch.set_num_threads(threads)
-    assert explained[0] < -1 and 0.1 < explained[1] < 0.5
+    assert explained[0] < -1 and all(0.1 < x < 0.5 for x in explained[1:])
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +276,7 @@ def reviews():
 
 def test_the_reviews_are_those_of_the_text(reviews):
     starts = ("It's a celebration of the dullestness", "A very well-acted, unfunny film.")
-    starts += ("A boring, vuildly satisfying thriller", "A funny, joy")
+    starts += ("A boring, vuildly satisfying thriller",)
     for (words, _), start in zip(reviews, starts, strict=True):
         assert "".join(words).strip().startswith(start)
 
@@ -283,13 +310,6 @@ def test_the_two_tokens_of_unfunny_stand_out(reviews):
     words, numbers = reviews[1]
     lowest = sorted(range(len(words)), key=lambda t: numbers["td_error"][t])[:2]
     assert {words[t] for t in lowest} == {" unf", "unny"}
-
-
-def test_the_fourth_review_is_praise_and_its_end_a_surprise(reviews):
-    words, numbers = reviews[3]
-    assert words[1] == " funny" and min(numbers["value"][2:]) > 0.5
-    assert min(numbers["advantage"]) > 0
-    assert max(numbers["td_error"]) == numbers["td_error"][-1]
 
 
 # ---- exercise 4 and "Going further"
@@ -386,20 +406,23 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
     lam_1, lam_95, later = (
         first_steps(v, [step]) for v, step in (("lambda 1", 0), ("as it is", 0), ("lambda 1", 2))
     )
-    (words_0, first), (words_1, second), (words_2, third), (_, fourth) = reviews
+    (words_0, first), (words_1, second), (words_2, third) = reviews
     dull, satisfying = words_0.index(" dull"), words_2.index(" satisfying")
     unf, very = words_1.index(" unf"), words_1.index(" very")
     with lesson("05") as said:
         # 1 and 2: the formula
         said("is the reward of token", 0)
-        said("passes the end of the response, it is", 0)
+        said("because after the last token $\\hat V$ is", 0)
+        said("the weights are", 1 / 2, 1 / 4, 1 / 8, 1, 1)
+        said("is in all the estimates. Their weights sum to", 1)
+        said("The weights of the mean would all be", 0)
         said("is the critic's prediction before token", 0, 0)
         said("is the **discount**, from", 0, 1)
         said("is a number from", 0, 1, config.lam)
         on_paper(said)
         # 4: the exact world
         said("at most three words, so there are", len(WORLD.vocab) == 3, len(WORLD.sequences))
-        said("A bias of", 0.5)
+        said("So a bias of", 0.5)
         said("the true value plus an error between", ERROR.min(), ERROR.max())
         said("- *shifted*: the true value plus", 1)
         said("And at which $\\lambda$ is the spread larger,", 0, 1)
@@ -412,9 +435,10 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
             1,
             1,
         )
-        said("A right critic lowers it, from", at_1["none"][1], at_1["right"][1], at_0["right"][1])
-        worse = [at_1[c][1] > at_1["none"][1] for c in ("wrong", "shifted")]
-        said("A bad critic is worse than none", *worse)
+        none, right = at_1["none"][1], at_0["right"][1]
+        said("below the dotted line at every $\\lambda$,", right, none)
+        said("Without a critic the spread is", none, right, none / right)
+        said("For an equal spread you need", none / right, (none / right) ** 2)
         said("The usual", config.lam)
         # 5: the critic
         said("that foresaw every return would have", 1, 0, 0)
@@ -422,9 +446,9 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
         said("makes four", config.epochs * config.batch_size == 4 * config.minibatch_size)
         said("explained variance near", 1, 0, 0, 0)
         said("The first number is far below", 0)
-        said("One step is enough to come above", 0, 1)
+        said("One step is enough to come above", 0, 1)  # the slow test above
         said("The critic now reads", 64)
-        said("(The first", 20, fresh_reviews["mask"][:, 19].sum().item())
+        said("that have a token there", fresh_reviews["mask"][:, 19].sum().item())
         overall, at = of_the_trained_critic
         said("it knows more: at position", 5, at[1], 15, at[3], overall, 1)
         # 6: one review
@@ -441,9 +465,7 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
         said("lower the prediction from", second["value"][unf], second["value"][unf + 2])
         said("In response", 2, third["td_error"][satisfying], third["advantage"][satisfying])
         said("and the last one is", third["td_error"][-1])
-        said("- **The surprise at the end.** Response", 3, fourth["score"][0], fourth["value"][-1])
-        said("The last TD error is the difference, about", fourth["td_error"][-1])
-        said("- After the last token $V$ is", 0)
+        said("- After the last token $\\hat V$ is", 0)
         # exercises and questions
         said("for every token, and", 0)
         said("Padding can hold NaN, and NaN times", 0, 0)
@@ -452,8 +474,7 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
         said("they are shifted and scaled to mean", 0, 1, 200, 3)
         said("Return the number of the", 0, 1)
         said("The mean of B independent numbers has", 1)
-        said("Return `torch.stack([advantages, targets])`, with", 0)
-        said("yours with those of the", 64)
+        said("your loss with the package's on the", 64)
         said("Is a lambda of", 0, 1)
         said("Neither is biased, and at", 0)
         said("starts with an explained variance of", -3)
@@ -470,12 +491,11 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
         # 7: real runs
         family = experiments.results("family").groupby("variant").pass_1.mean()
         said("Each step samples", config.batch_size)
-        said("its start, in nats (lesson 07):", 0)
-        said("With critic and GAE it solves", family["ppo"], family["reinforce"])
+        said("with critic and GAE solves", family["ppo"], family["reinforce"])
         # another processor rounds differently, and then draws another token somewhere: no digits
         said("On the", 64, -1, fresh_reviews["trained"] < -1)
         said("first explained variance is between", lam_1.min(), lam_1.max(), later.min())
         said("the first value is between", lam_95.min(), lam_95.max(), lam_95.min() > lam_1.max())
         said("| $\\gamma$ and $\\lambda$ |", config.gamma, config.lam, 1, 1)
-        said("| end of a response that was cut off | $V$ is", 0)
+        said("| end of a response that was cut off | $\\hat V$ is", 0)
         said("| padding | reward and value", 0)

@@ -197,16 +197,14 @@ DIFFERENT = {  # right answers written in another way
     "best_lambda": lambda b, s, n: torch.tensor(
         min(range(len(b)), key=lambda i: b[i].item() ** 2 + s[i].item() ** 2 / n)
     ),
-    "advantages_and_targets": lambda r, v, m, g, lam: torch.stack(
-        [
-            per_row(
-                lambda a, b, c=c: [
-                    c * b[t] + sum((g * lam) ** i * d for i, d in enumerate(deltas(a, b, g)[t:]))
-                    for t in range(len(a))
-                ]
-            )(r, v, mask=m)
-            for c in (0, 1)
-        ]
+    "critic_loss": lambda p, r, v, m, g, lam: (
+        sum(
+            (p[i, t] - v[i, t] - sum((g * lam) ** k * d for k, d in enumerate(later[t:]))) ** 2
+            for i in range(len(m))
+            for later in [deltas(r[i][m[i]], v[i][m[i]], g)]
+            for t in range(len(later))
+        )
+        / (2 * m.sum())
     ),
     "n_step_advantages": lambda r, v, m, g, n: per_row(lambda a, b: n_steps(a, b, g, n))(
         r, v, mask=m

@@ -1,6 +1,6 @@
 """Exercises of lesson 05: temporal-difference (TD) errors, generalised advantage estimation (GAE),
 n-step advantages, the critic's targets computed after whitening (a bug), the best lambda for a
-batch, and advantages and targets together."""
+batch, and the critic's loss."""
 
 import torch
 
@@ -173,7 +173,7 @@ def _from_left(x, mask, factor):
 
 
 def _n_step_case(g):
-    return (*_critic_case(g), int(torch.randint(1, 4, (), generator=g)))
+    return (*_critic_case(g), int(torch.randint(1, 7, (), generator=g)))
 
 
 def _n_step(rewards, values, mask, gamma, n):
@@ -239,9 +239,9 @@ critic_targets = Exercise(
     _targets_case,
     lambda a, v, m: torch.stack([_white(a, m), torch.where(m, a + v, 0.0)]),
     {
-        "the bug is still there. On paper, take two tokens with advantages 4 and 2 and values 0. "
-        "Which targets should the critic get, and which does it get?": lambda a, v, m: torch.stack(
-            [_white(a, m), torch.where(m, _white(a, m) + v, 0.0)]
+        "the bug is still there. In the curve the critic stays near its start. Which line decides "
+        "where it should go? Follow that line for two tokens on paper.": lambda a, v, m: (
+            torch.stack([_white(a, m), torch.where(m, _white(a, m) + v, 0.0)])
         ),
         "now nothing is whitened. "
         "The policy's advantages should still be whitened.": lambda a, v, m: torch.stack(
@@ -286,35 +286,76 @@ best_lambda = Exercise(
 )
 
 
-def _both(advantages, values, mask):
-    return torch.stack([advantages, advantages + torch.where(mask, values, 0.0)])
+def _loss_case(g):
+    rewards, values, mask, gamma = _critic_case(g)
+    predicted = torch.where(mask, torch.randn(mask.shape, generator=g), torch.nan)
+    return predicted, rewards, values, mask, gamma, 0.3 + 0.5 * torch.rand((), generator=g).item()
 
 
-advantages_and_targets = Exercise(
-    "advantages_and_targets",
-    ("rewards", "values", "mask", "gamma", "lam"),
-    _gae_case,
-    lambda r, v, m, g, lam: _both(_gae(r, v, m, g, lam), v, m),
+def _squared(predicted, targets, mask):
+    """Half the squared difference at each real token, in one row."""
+    return 0.5 * (predicted[mask] - targets[mask]).square()
+
+
+def _targets(r, v, m, g, lam):
+    return _gae(r, v, m, g, lam) + torch.where(m, v, 0.0)
+
+
+critic_loss = Exercise(
+    "critic_loss",
+    ("predicted", "rewards", "values", "mask", "gamma", "lam"),
+    _loss_case,
+    lambda p, r, v, m, g, lam: _squared(p, _targets(r, v, m, g, lam), m).mean(),
     {
-        message: lambda r, v, m, g, lam, wrong=wrong: _both(wrong(r, v, m, g, lam), v, m)
-        for message, wrong in GAE_MISTAKES.items()
-    }
-    | {
-        "the targets are sums of rewards. That is right for lambda = 1 only. The target is the "
-        "advantage plus V.": lambda r, v, m, g, lam: torch.stack(
-            [_gae(r, v, m, g, lam), returns.reward_to_go(_clean(r, mask=m)[0], m, gamma=g)]
+        "the targets are returns. That is right for lambda = 1 only. The target is the advantage "
+        "plus the old value.": lambda p, r, v, m, g, lam: _squared(
+            p, returns.reward_to_go(_clean(r, mask=m)[0], m, gamma=g), m
+        ).mean(),
+        "the targets are the TD errors plus the old values. That is right for lambda = 0 only. "
+        "The target is the advantage plus the old value.": lambda p, r, v, m, g, lam: _squared(
+            p, _targets(r, v, m, g, 0.0), m
+        ).mean(),
+        "the targets are the advantages. The old value is missing in them.": (
+            lambda p, r, v, m, g, lam: _squared(p, _gae(r, v, m, g, lam), m).mean()
         ),
-        "the targets are the TD errors plus V. That is right for lambda = 0 only. The target is "
-        "the advantage plus V.": lambda r, v, m, g, lam: torch.stack(
-            [_gae(r, v, m, g, lam), _both(_delta(r, v, m, g), v, m)[1]]
+        "the target is the advantage *plus* the old value. You subtract it.": (
+            lambda p, r, v, m, g, lam: _squared(p, _gae(r, v, m, g, lam) - v, m).mean()
         ),
-        "the targets are equal to the advantages. V is missing.": lambda r, v, m, g, lam: (
-            torch.stack([_gae(r, v, m, g, lam)] * 2)
+        "the targets are computed from `predicted`, so they move with the critic. They are "
+        "computed once for a batch, from `values`.": lambda p, r, v, m, g, lam: _squared(
+            p, _targets(r, p, m, g, lam), m
+        ).mean(),
+        "the targets are computed from `predicted`. They belong to the predictions of the time "
+        "when the batch was sampled: `values`.": lambda p, r, v, m, g, lam: _squared(
+            p, _targets(r, p.detach(), m, g, lam), m
+        ).mean(),
+        "this is half the squared advantage, whatever `predicted` is: the gradient is 0. Compare "
+        "`predicted` with the advantage plus `values`.": lambda p, r, v, m, g, lam: _squared(
+            p, _gae(r, v, m, g, lam) + p, m
+        ).mean(),
+        "the advantage is added to `predicted`. Add it to `values`, the old prediction.": (
+            lambda p, r, v, m, g, lam: _squared(p, _gae(r, v, m, g, lam) + p.detach(), m).mean()
         ),
-        "the targets are the advantages minus V. The target is the advantage *plus* "
-        "V.": lambda r, v, m, g, lam: _both(_gae(r, v, m, g, lam), -v, m),
-        "targets and advantages are swapped.": lambda r, v, m, g, lam: _both(
-            _gae(r, v, m, g, lam), v, m
-        ).flip(0),
+        "the factor 1/2 is missing.": lambda p, r, v, m, g, lam: (
+            2 * _squared(p, _targets(r, v, m, g, lam), m).mean()
+        ),
+        "this is the sum over the tokens. Take the mean.": lambda p, r, v, m, g, lam: _squared(
+            p, _targets(r, v, m, g, lam), m
+        ).sum(),
+        "this divides by the number of all positions, padding too. Divide by the number of real "
+        "tokens.": lambda p, r, v, m, g, lam: (
+            _squared(p, _targets(r, v, m, g, lam), m).sum() / m.numel()
+        ),
+        "this divides by the number of responses. Divide by the number of real tokens.": (
+            lambda p, r, v, m, g, lam: _squared(p, _targets(r, v, m, g, lam), m).sum() / len(m)
+        ),
+        "this is the mean over responses of their means. Every real token should count the "
+        "same.": lambda p, r, v, m, g, lam: torch.stack(
+            [_squared(*row).mean() for row in zip(p, _targets(r, v, m, g, lam), m, strict=True)]
+        ).mean(),
+        "gamma is not used in the advantages.": lambda p, r, v, m, g, lam: _squared(
+            p, _targets(r, v, m, 1.0, lam), m
+        ).mean(),
     },
+    differentiate=("predicted",),
 )
