@@ -49,7 +49,8 @@ from minirlhf.classroom import FAST, check
 # A ratio of 1.5 means that the token has become 50 % more likely.
 #
 # The **advantage** $A_t$ (lesson 05) says how much better the token was than what $\pi_{\text{old}}$ would write there
-# on average. It is positive for a good token and negative for a bad one.
+# on average. It is positive for a good token and negative for a bad one. Nobody knows it, so PPO uses an
+# estimate. Lesson 05 marks estimates with a hat, $\hat A_t$ and $\hat V$. From here on we leave out the hat.
 #
 # PPO uses the ratio twice: as a weight, which corrects for the changed policy (section 2), and to see when a
 # token has moved far enough (section 3).
@@ -83,25 +84,31 @@ from minirlhf.classroom import FAST, check
 # The new policy writes *not* less often, so it comes to this *good* less often. In 100 responses the old policy
 # writes *not good* 25 times, and the new one 6 times. But with the weight 1.2 the 25 count as 30, five times the 6.
 #
-# **Why not take the right weight?** It is the product of the ratios so far. It would be exact but very noisy: a product
-# of many ratios is often far from 1, so a few responses with a large product dominate the mean. PPO takes the single
-# ratio.
+# (The product of the ratios so far would be the right weight, but it is very noisy: see "Going further".)
 #
 # The **true score** of a policy is the mean score over all responses that it could write. How much has it risen since the
 # batch was sampled? **PPO's estimate** of this gain is the mean of $\sum_t \rho_t A_t$ over the batch.
 #
-# **The estimate's error is small near the old policy.** At $\pi = \pi_{\text{old}}$ the estimate and the true gain are
-# equal: both are zero, because the advantages are zero on average. They also have the same gradient (lesson 04). With
-# the same start and the same slope, only their curvature can differ. So near the old policy, the error grows with the
-# *square* of the change. In the table, let *good* have the advantage +1, and every other word −1. This is the gain after
-# *not*:
+# **The estimate's error is small near the old policy.** Change the policy in one direction, by the size $x$. At
+# $x = 0$ it is still the old policy:
 #
-# | changes | mean advantage, new policy | PPO's estimate: mean advantage times the *old* share of *not* | true gain: mean advantage times the *new* share of *not* | error |
+# - *The true gain* is 0, because nothing has changed.
+# - *PPO's estimate* is 0, too, if the batch is large: the mean of the advantages is 0.
+# - *Both have the same slope* $g$ there (lesson 04).
+#
+# So for a small $x$ the gain is about $g x + a x^2$, and the estimate about $g x + b x^2$, with two numbers $a$ and $b$.
+# Their difference is $(b - a)\,x^2$: the error grows with the *square* of the change.
+#
+# An example: let *good* after *not* have the advantage +1, and every other word −1. PPO's
+# estimate multiplies the mean advantage by how often the *old* policy writes *not*, because that policy sampled the batch.
+# The true gain multiplies it by how often the *new* one does:
+#
+# | change | mean advantage, new policy | PPO's estimate | true gain | error |
 # |---|---|---|---|---|
 # | as above | 0.6 − 0.4 = 0.2 | 0.5 · 0.2 = 0.1 | 0.1 · 0.2 = 0.02 | 0.08 |
 # | ten times smaller | 0.51 − 0.49 = 0.02 | 0.5 · 0.02 = 0.01 | 0.46 · 0.02 = 0.0092 | 0.0008 |
 #
-# The error is a hundred times smaller. So PPO has to stay near $\pi_{\text{old}}$.
+# For a ten times smaller change, the error is a hundred times smaller. So PPO has to stay near $\pi_{\text{old}}$.
 
 # %% [markdown]
 # ## 3. The clip
@@ -150,8 +157,8 @@ show.clip(eps=0.2)
 # The clip does not hold a token at 1.2. It only stops the pushing, once the token is beyond. All tokens share the
 # policy's weights, so the updates of other tokens can still move it on.
 #
-# **Why the minimum?** Outside the range the clipped term is a constant, so it has no gradient. Here are four tokens
-# by hand:
+# **Why the minimum?** Outside the range the clipped term is a constant, so it has no gradient. The loss is minus the
+# *smaller* term. Take care with negative terms: −0.8 is smaller than −0.6. Here are four tokens by hand:
 #
 # | token | ratio: new / old probability | $A$ | $\rho A$ | $\text{clip}(\rho) A$ | loss: minus the smaller |
 # |---|---|---|---|---|---|
@@ -160,7 +167,7 @@ show.clip(eps=0.2)
 # | bad, already down | 0.30 / 0.50 = 0.6 | −1 | −0.6 | −0.8 | 0.8, no gradient |
 # | bad, but up | 0.30 / 0.20 = 1.5 | −1 | −1.5 | −1.2 | 1.5 |
 #
-# The minimum decides which of the two terms the loss takes:
+# So which term is the smaller one?
 #
 # - *Already up* and *already down* have moved far enough in the right direction. The clipped term is the
 #   smaller one, so the token gets no gradient.
@@ -179,7 +186,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # %% [markdown]
 # ## 4. One step of PPO
 #
-# A **training step**, often just *step*, samples one batch and learns from it. Four models take part:
+# A **training step** samples one batch and learns from it. Four models take part:
 #
 # - The **actor** $\pi$ is the policy. It starts as the SFT model (supervised fine-tuning, lesson 03).
 # - The **critic** $V$ predicts, before each token, the sum of the rewards that are still to come. It starts as a
@@ -192,7 +199,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
-# The picture shows training step 4 of another run. A **nat** is the unit of natural logarithms.
+# The picture shows training step 4 of another run. Read only its arrows and shapes. A **nat** is the unit of natural logarithms.
 #
 # **1. Sample.** The actor writes a short review (the response) to each of 64 film titles (the prompts). It keeps
 # $\log \pi_{\text{old}}$, the log-probability of each token.
@@ -208,7 +215,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 #
 # The payment is called the **KL penalty** (KL: Kullback–Leibler), and $\beta$ is the **KL coefficient**. We use 0.5.
 # The difference in brackets is the **log-ratio** of the token. The penalty is part of the reward, not a term of the loss.
-# So GAE passes it on to the earlier tokens, which led there.
+# So GAE passes the penalty of a token on to the tokens before it.
 #
 # Do not mix up the two ratios. The log-ratio compares with the reference. The importance ratio compares with
 # $\pi_{\text{old}}$, and starts at 1 in each batch.
@@ -333,16 +340,16 @@ print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by
 #
 # What does a training step do with a single token? The last digits of your own numbers may differ. So we read a
 # *recorded* batch: the third one of this run. Responses are numbered from 0, updates from 1. Response 1
-# begins *A moving portrait*. Here are these three tokens before update 1. (The record's column `step` counts the
-# *updates* that this batch has had so far: `0` is before update 1.)
+# begins *A moving portrait*. Here are these three tokens before update 1. (The column `updates` counts the updates
+# that this batch has had so far: `0` is before update 1.)
 
 # %%
-recorded = experiments.results("one_batch")  # four responses, read at each update
-before = recorded[(recorded.text == 1) & (recorded.step == 0)].set_index("token")
-columns = ["old_logprob", "ref_logprob", "kl", "reward", "value"]
-columns += ["td_error", "advantage", "return"]
-shown = {"kl": "log-ratio", "return": "target"}
-before[columns].rename(columns=shown).head(3).round(3)
+names = {"step": "updates", "kl": "log-ratio", "return": "target"}  # as we call them
+recorded = experiments.results("one_batch").rename(columns=names)  # four responses
+before = recorded[(recorded.text == 1) & (recorded.updates == 0)].set_index("token")
+columns = ["old_logprob", "ref_logprob", "log-ratio", "reward", "value"]
+columns += ["td_error", "advantage", "target"]
+before[columns].head(3).round(3)
 
 # %% [markdown]
 # Follow *moving* with a calculator:
@@ -359,11 +366,12 @@ before[columns].rename(columns=shown).head(3).round(3)
 # | loss in update 2 | −1.015 · 0.440 = −0.447 | `core.ppo_clip`: nothing to clip |
 #
 # This response is first used in update 2. Update 1 has changed the actor, so the ratio is not 1. The log-probability
-# −3.991 is that of `recorded[(recorded.text == 1) & (recorded.step == 1)]`, in the column `logprob`.
+# −3.991 is that of `recorded[(recorded.text == 1) & (recorded.updates == 1)]`, in the column `logprob`.
 #
 # One of the tokens that update 4 uses is clipped: *the* at position 12 of response 0, with the advantage 0.2187 and
 # the ratio 1.209. Its loss is −1.2 · 0.2187 = −0.2624, whatever its exact ratio. So its gradient is 0. To see its row,
-# run `recorded[recorded.clipped & recorded.used & (recorded.step == 3)].T`.
+# run `recorded[recorded.clipped & recorded.used & (recorded.updates == 3)].T`. (`used` is true if the next update uses
+# the token's response.)
 
 # %% [markdown]
 # ## 6. What a run looks like
@@ -377,12 +385,12 @@ before[columns].rename(columns=shown).head(3).round(3)
 # | learning rate of the critic | 6e-5 in all training steps | 3e-4, which rises and falls in the same way |
 # | gradient | as it is | shortened to length 1 if it is longer: against outliers |
 # | advantages of a batch | as they are | shifted and scaled to mean 0 and variance 1 (**whitening**): a steady scale |
-# | critic's loss | half the squared difference | a value that has moved by more than 0.5 towards its target gets no gradient: against sudden jumps |
+# | critic's loss | half the squared difference | clipped, too, against sudden jumps: once a value has moved by 0.5 towards its target, it gets no gradient |
 # | response without an end token (EOS) | no penalty | its score is lowered by 1: reviews should end |
 
 # %%
 show.curves(
-    experiments.results("tour_history"),
+    experiments.results("tour_history"),  # the whole pipeline of lesson 00, recorded
     stage="ppo",
     columns=[
         *("score", "gold", "kl"),
@@ -395,9 +403,9 @@ show.curves(
 # |---|---|---|
 # | **score** | the reward model's score, without the KL penalty | rises from about 0 to about 1.2 |
 # | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model | rises too |
-# | **kl** | the sum of the log-ratios of a response, averaged over the responses, in nats. It estimates the KL divergence from the reference: how far the policy is from it (lesson 07) | grows to about 2 and stays near that |
+# | **kl** | the sum of the log-ratios of a response, averaged over the responses, in nats. It estimates the **KL divergence**, a measure of how far the policy is from the reference (lesson 07) | grows to about 2 and stays near that |
 # | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the reviews are still varied |
-# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a training step | at most 9 %. It falls to 0 with the learning rate |
+# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a training step | peaks at 8 to 9 %, and falls to 0 with the learning rate |
 # | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
 #
 # Read samples, too. Here is the first one for each of three of the 76 test films, which training never sees.
@@ -413,7 +421,7 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # ## 7. When does the clip matter?
 #
 # We trained PPO again with *eight* epochs on each batch instead of two: with the clip (orange) and without it (green).
-# *As it is* (blue) are runs with two epochs and the clip. The **length** is the mean number of tokens of a response.
+# The runs called *as it is* (blue) have two epochs and the clip. The **length** is the mean number of tokens of a response.
 #
 # **Predict.** In which of the six curves will the green runs differ from the others?
 
@@ -439,12 +447,16 @@ show.curves(
 # With the clip (orange), eight epochs do not collapse.
 # </details>
 #
-# So with eight epochs the clip decides. With the usual two epochs, we found no clear difference in gold with and
-# without it.
+# **What is the clip good for?** Three results:
 #
-# "Going further" tries updates on one batch in a small world. *On average*, the true score rises more without the clip,
-# after few updates and after many. *On an unlucky batch*, many updates without the clip lower the true score, and the
-# clip prevents most of this damage.
+# - *Language model, eight epochs:* the clip decides. Without it the runs collapse.
+# - *Language model, the usual two epochs:* we found no clear difference in gold.
+# - *Small world, 60 updates on a batch of 4* ("Going further"): we tried 40 batches. In 38 of them the true score rises
+#   more without the clip, on average by 0.82 instead of 0.12. But in 2 of the 40 it ends *below* its start without the
+#   clip, and the clip prevents most of this damage.
+#
+# So the clip is like an insurance. In the small world it costs a part of the gain on most batches. In return it limits the
+# damage when the updates on one batch go too far.
 #
 # ## 8. Reading your own run
 #
@@ -465,8 +477,8 @@ show.curves(
 # - PPO reuses a batch. The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for the change since it was
 #   sampled. At $\rho_t = 1$ PPO is REINFORCE with a critic.
 # - The clip takes the gradient from tokens that have moved far enough in the right direction. It matters when a
-#   batch is reused often, above all an unlucky one. With two epochs we saw no clear
-#   difference in gold.
+#   batch is reused often: it limits the damage, and can cost gain. With two epochs we saw no clear difference in
+#   gold.
 # - One training step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
 # - The score does not show every damage. Watch KL, length and entropy, too, and read samples.
 #
@@ -532,10 +544,9 @@ check.clipped_share(clipped_share)
 # Section 3's figure draws what PPO maximises, which is minus the loss. Leave the figure as it is in four of
 # the six cases. In the other two it is flat. Make it fall there:
 #
-# - $A > 0$: to the right of $1+\epsilon$ it falls by $\alpha A$ when the ratio *grows* by 1. The new piece has the
-#   slope $-\alpha A$: it is $(1+\epsilon)A - \alpha A\,(\rho - 1 - \epsilon)$.
-# - $A < 0$: to the left of $1-\epsilon$ it falls by $\alpha |A|$ when the ratio *shrinks* by 1. The new piece has the
-#   slope $+\alpha |A|$.
+# - $A > 0$: to the right of $1+\epsilon$ it has the slope $-\alpha A$. So the new piece is
+#   $(1+\epsilon)A - \alpha A\,(\rho - 1 - \epsilon)$.
+# - $A < 0$: to the left of $1-\epsilon$ it has the slope $+\alpha |A|$, so it falls when the ratio *shrinks*.
 #
 # It must not jump at the end of the range. $\alpha$ can be any positive number, also above 1. Return the *loss*.
 # The arguments have the shapes of exercise 1. Return 0 where the mask is false.
@@ -584,7 +595,7 @@ def largest_ratio(loss):
     world = core.World.random(3, 3, seed=0)
     start, mask = world.ref_logits, world.response_mask
     old, logits, path = world.logprobs(start), start, []
-    values, action_values = world.values(start)
+    values, action_values = world.values(start)  # V of each prefix, Q of each word
     exact = (action_values - values[:, None])[world.visited, world.response_ids]
     for _ in range(61):
         logits = logits.detach().requires_grad_(True)
@@ -729,7 +740,8 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 #
 # - **Run B has collapsed.** Its gold falls back in the second half. Its responses are nearly as long as allowed, and
 #   almost the same for all films. The KL grows to about 86 nats, and the entropy falls to about 0.4. The clip fraction
-#   gives no warning.
+#   gives a weak warning at most: from training step 4 to 9 it stays near 0.10, while in A and C it falls from 0.08
+#   to below 0.05.
 # - **Run A** is healthy, and has learned little.
 # - **Run C** is the one to give to people, after you have read its samples.
 #
@@ -774,10 +786,11 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 # *after* the four updates.
 #
 # Blue tokens have become more likely since they were sampled, orange ones less likely. (The colour
-# shows the logarithm of the importance ratio: 0.18 for 1.2.) A double line below a token says that it is clipped.
+# shows the logarithm of the importance ratio: 0.18 for 1.2.) A double line below a token says that it is clipped. (A
+# still view, without scripts, does not draw it. The table below names three tokens.)
 
 # %%
-after = recorded[recorded.step == 4]  # after update 4
+after = recorded[recorded.updates == 4]  # after update 4
 place = ["text", "prompt", "position", "token"]
 measures = ["old_logprob", "logprob", "ratio", "advantage", "clipped"]
 show.microscope(after[place + measures], "ratio", text="all")
@@ -852,6 +865,8 @@ show.lines(curves, xlabel="updates on one batch", ylabel="change", reference=0)
 # write it: without the clip, its probability rises from 0.03 to 0.95.
 # </details>
 #
+# - **How rare is this?** Of the 40 batches, 2 end below the start without the clip, at −0.51 and −0.11. With the clip
+#   one does, the same batch, at −0.09.
 # - **On average** no clip gains more here: over the 40 batches, the true score rises by 0.82 in 60 updates without the
 #   clip, and by 0.12 with it. On the perfect batch of exercise 3 it rises by 1.21 without the clip (PPO's estimate by
 #   1.49), and by 0.34 with it.
@@ -882,9 +897,10 @@ final.loc[settings].round(2)
 # The policy gives them 0.4 and 0.6, the reference 0.2 and 0.8. Then the mean log-ratio is
 # 0.4 ln 2 + 0.6 ln 0.75 = 0.277 − 0.173 = 0.10.
 #
-# **Where the estimate errs.** With the product of the ratios and exact advantages, PPO's estimate would be right on
-# average, however far the policy has moved. But PPO takes the single ratio (section 2), and its advantages are
-# estimates, because the critic errs. Lesson 11b explains a method that takes one ratio for the whole response (GSPO).
+# **Where the estimate errs.** The right weight of a token is the product of the ratios so far. With it and with exact
+# advantages, PPO's estimate would be right on average, however far the policy has moved. But it would be very noisy: a
+# product of many ratios is often far from 1, so a few responses with a large product dominate the mean. So PPO takes
+# the single ratio (section 2). And its advantages are estimates, because the critic errs. Lesson 11b explains a method that takes one ratio for the whole response (GSPO).
 #
 # **What `train_ppo` adds to the loop of section 4:**
 #

@@ -103,7 +103,15 @@ WITH_A_REFERENCE_AT_1 = ("(reference, batch, temperature=0.7)", "(reference, bat
             ("aggregate(policy_losses", "aggregate(-policy_losses"),
             "update 1: the minibatch is right, but the actor's gradient differs. Look at its loss",
         ),
-        (("(actor, part, temperature=0.7)", "(actor, part)"), "update 1: the minibatch is right"),
+        (
+            ("(actor, part, temperature=0.7)", "(actor, part)"),
+            "update 1: the minibatch is right, but the actor's gradient differs. Look at its loss: "
+            "temperature",
+        ),
+        (
+            ("core.aggregate(policy_losses, real).backward()", "policy_losses.sum().backward()"),
+            "the actor's gradient has the right direction, but it is",
+        ),
         (
             ("part.old_logprobs, part.advantages", "logprobs.detach(), part.advantages"),
             "the actor's gradient differs. Look at its loss: update 1 was right",

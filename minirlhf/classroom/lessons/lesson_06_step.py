@@ -183,13 +183,18 @@ def _update(watched: dict[str, Watched], batch: Rollout, last: int) -> str:
                         f"{start}, but the {name}'s gradient still holds that of the update "
                         "before. Look at `zero_grad`."
                     )
+                if times := _times(given, right):
+                    return (
+                        f"{start}, and the {name}'s gradient has the right direction, but it is "
+                        f"{times:.3g} times as long as it should be. Look at the mean over tokens."
+                    )
                 what = f"{start}, but the {name}'s gradient differs. Look at its loss:"
                 if number > 1:
                     return (
                         f"{what} update 1 was right. What must stay fixed for the whole step, and "
                         "what must be computed anew?"
                     )
-                return f"{what} {SUSPECTS[name]}; at `backward` and the mean over tokens."
+                return f"{what} {SUSPECTS[name]}; at `backward`."
             before = given
     if last > 1:
         return f"Step 1 is right; what is different in step {last}?"
@@ -228,6 +233,13 @@ def _equal(given: list[Tensor], right: list[Tensor]) -> bool:
     """Whether two gradients are equal, up to rounding."""
     a, b = (torch.cat([x.flatten() for x in gradient]) for gradient in (given, right))
     return bool((a - b).norm() <= 1e-3 * b.norm())
+
+
+def _times(given: list[Tensor], right: list[Tensor]) -> float:
+    """How many times as long as another of the same direction a gradient is; 0 if it differs."""
+    a, b = (torch.cat([x.flatten() for x in gradient]) for gradient in (given, right))
+    times = (a @ b / (b @ b)).item()
+    return times if times > 0 and (a - times * b).norm() <= 1e-3 * a.norm() else 0.0
 
 
 def _differs(batch: Rollout, right: Rollout, name: str) -> str:
