@@ -607,16 +607,17 @@ check.in_sft_units(in_sft_units)
 # %% [markdown] tags=["exercise"]
 # **4. Too sure?** *(medium, 20 minutes)*. People compared response $a$ with response $b$, in N pairs.
 # `differences` (N,) are raw scores of $a$ minus raw scores of $b$. `labels` (N,) are true where the
-# person prefers $a$. `temperatures` (K,) are candidates for a number by which all differences are
-# divided. Return four numbers as one tensor (4,). The first three use the differences as they are:
+# person prefers $a$. `temperatures` (K,) are candidates for a **temperature**, a number by which all
+# differences are divided. Return four numbers as one tensor, `(4,)`. The first three use the differences
+# as they are:
 #
 # 1. the accuracy,
 # 2. the mean of the model's own probability,
-# 3. the mean loss,
+# 3. the mean of the loss of section 1,
 # 4. the candidate with the smallest mean loss.
 #
 # The last cell chooses the temperature on films of another split. Then it calls your function on the
-# pairs of section 7, before and after the division. **Predict**: which of the numbers 1 to 3 change, and
+# pairs of section 7, before and after the division. **Predict**: which of the first three change, and
 # in which direction?
 #
 # *Hint:* take the difference −2 and the label true. Is the model right? How sure is it of its own
@@ -836,8 +837,8 @@ print("the weights are equal:", models.same_weights(learner, other))
 # **Does a full stop matter?** Our model gives "A moving and funny film" without a mark 2.87, with a
 # full stop 2.70, with an exclamation mark the same. With `!!!` it is 2.66, with a question mark 2.42.
 # This is one sentence, and other sentences may differ. A policy that is trained on this score could
-# earn a little by leaving out the full stop. Our policies did not, as far as we see: the
-# six recorded samples of each of the 21 runs of lesson 07 end in a full stop, even without a KL penalty.
+# earn a little by leaving out the full stop. Our policies did not, as far as we see: the six
+# recorded samples of each of the 21 runs of lesson 07 end in a full stop, even without a KL penalty.
 #
 # **Are the pictures of section 6 of any use?** We cut the reviews of 2,000 held-out pairs after
 # eight tokens, and asked which beginning belongs to the chosen review. Both pictures are right in
@@ -848,8 +849,9 @@ print("the weights are equal:", models.same_weights(learner, other))
 # **A head that is trained at every token** (DeepSpeed-Chat's loss, `core.per_token_reward_loss`).
 # It lays the chosen and the rejected response side by side. At each position, from the first at which
 # they differ to the end, it takes the Bradley-Terry loss of the two numbers. After a short training on
-# 1,920 pairs such a head is right in 57 % after eight tokens. The three cannot be told apart on these pairs. This is no verdict about the methods:
-# the model of the two pictures was trained on many more pairs.
+# 1,920 pairs such a head is right in 57 % after eight tokens. The three cannot be told apart on these
+# pairs. This is no verdict about the methods: the model of the two pictures was trained on many more
+# pairs.
 #
 # **How many labels were read (section 8)?** Of 25,600 pairs drawn, 19,383 are different. In 160
 # steps 32 % of these are never read, because a batch has only the pairs within small groups of

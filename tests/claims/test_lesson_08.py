@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from minirlhf import core, evaluate, experiments, loops, models, rewards, tasks
 from minirlhf.classroom.course import NOTEBOOKS, text_of
-from tests.claims.prose import lesson
+from tests.claims.prose import code_of, lesson
 
 SENTENCE = "A moving and funny film, but the ending is dull."
 REVERSED = "A dull film, but the ending is moving and funny."
@@ -255,6 +255,12 @@ def test_the_reward_model_against_the_human_ceiling(bands):
     runs = experiments.results("reward_model")
     every = runs[(runs.low == 0) & (runs.high == 8)]
     assert (every["reward model"] < every["bag of words"]).all() and len(every) == 3
+
+
+def test_the_bars_stand_in_the_order_of_the_gaps_and_all_pairs_come_last():
+    assert 'groupby(["low", "high"], sort=False)' in code_of("08", 'results("reward_model")')
+    runs = experiments.results("reward_model").groupby(["low", "high"], sort=False)
+    assert [*runs.groups] == [*tasks.reviews.GAP_BANDS, (0.0, 8.0)]
 
 
 def test_the_model_is_too_sure_over_all_pairs(bands):
@@ -627,6 +633,6 @@ def going_further(said, tokenizer, calibration, beginnings, bands, endings):
     said("Both pictures are right in about", round(shares["one pass"].item(), 1))
     said("After a short training on", read, shares["trained at every token"])
     different, never, times = times_read(tokenizer, 25_600)
-    said("Of", 25_600, different, loops.RewardConfig().steps, never)
+    said("labels were read (section 8)?** Of", 25_600, different, loops.RewardConfig().steps, never)
     said("the others are read about twice", 1.5 < times < 2.5)
     said("scores clipped to", 5)

@@ -77,8 +77,8 @@ def test_blank_wrong_missing_and_unreadable_answers_are_told_apart(graded):
 def test_a_class_has_one_row_for_each_student(graded):
     table = by_student(graded).set_index("student")
     assert list(table.index) == ["anna", "ben", "carla", "dora", "emil"]
-    assert table["passed"].to_dict() == {"anna": 4, "ben": 1, "carla": 0, "dora": 0, "emil": 0}
-    assert (table["of"] == 4).all()
+    assert table["passed"].to_dict() == {"anna": 5, "ben": 1, "carla": 0, "dora": 0, "emil": 0}
+    assert (table["of"] == 5).all()
     assert table.loc["ben", "in_sft_units"] == "passed"
     assert pd.isna(table.loc["carla", "read_score"])
 
