@@ -56,6 +56,7 @@ from minirlhf.classroom.lessons.lesson_07 import (
 from minirlhf.classroom.lessons.lesson_08 import (
     best_of_k_loss,
     bradley_terry_loss,
+    calibrate,
     in_sft_units,
     read_score,
 )

@@ -19,8 +19,8 @@
 # - write one training step of a reward model, and say what each line is for,
 # - say how far to believe a score.
 #
-# **You need** lesson 02 (ratings and pairs) and lesson 03 (a language model as a policy). About 50
-# minutes to read and 85 for the exercises.
+# **You need** lesson 02 (ratings and pairs), lesson 03 (a language model as a policy) and, for
+# section 5, lesson 07 (the KL penalty). About 50 minutes to read and 100 for the exercises.
 
 # %%
 import copy
@@ -29,7 +29,7 @@ from itertools import islice
 import pandas as pd
 import torch
 
-from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
+from minirlhf import core, experiments, loops, models, rewards, show, tasks
 from minirlhf.classroom import FAST, check
 
 # %% [markdown]
@@ -169,14 +169,13 @@ show.lines(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - *People disagree*: the difference goes to 4 and stays there. All five true scores come back (here
-#   their mean is 0; any other mean would fit as well).
+# - *People disagree*: the difference goes to 4 and stays there. All five true scores come back.
 # - *People always agree*: the difference grows without end. After 600 updates it is above 13 and
 #   still rising. The order of the responses is right. The distances only say how long we trained.
 # </details>
 #
-# The unit of a score comes from disagreement. Without it, nothing in the loss stops the scores from
-# growing.
+# So how often people disagree decides how far apart the scores are. If they never disagree, nothing in
+# the loss stops the scores from growing.
 
 # %% [markdown]
 # ## 3. The model: one number at the last token
@@ -193,8 +192,8 @@ show.lines(
 # language. The new layer starts with random weights.
 #
 # The new layer gives a number at *every* token. We use one of them: the number at the last real token.
-# Only there has the model read the whole response. Each response ends with the end-of-sequence token
-# (EOS), in training and later, so the score is always read at EOS.
+# Only there has the model read the whole response. Here that token is the end-of-sequence token (EOS).
+# A sample that was cut off (lesson 03) is given an EOS before it is scored.
 
 # %% tags=["shared"]
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -202,6 +201,7 @@ sft, tokenizer = models.load_policy("tiny-reviews-sft")
 
 # %%
 torch.manual_seed(0)  # the new layer is random
+# base_model: the blocks. ScalarModel: the blocks and the new layer
 model = models.ScalarModel(copy.deepcopy(sft).base_model)
 two = ["A dull film.", "A moving, funny and wise film."]
 batch = models.encode(tokenizer, ["the film\n"] * 2, two)
@@ -225,13 +225,13 @@ three.index = three["prompt"].str.strip()
 show.texts(three[["chosen", "rejected"]])
 
 # %% [markdown]
-# The first label is clear. In the second, both reviews praise the film, one of them more. The third is
-# surprising: on average, people rated the chosen review −1.3 and the rejected one 1.7. But two single
+# The first label is clear. The third is surprising: on average, people rated the chosen review −1.3 and the rejected one 1.7. But two single
 # people can see it the other way round. Such labels are called *noisy*.
 #
-# **The batch.** A batch holds several reviews of each of a few films, and the labelled pairs among them.
-# So a review can be in several pairs, but it passes through the model only once per step. That is
-# cheaper, and it keeps the model from learning single reviews by heart (Ouyang et al. 2022).
+# **The batch.** A batch holds about 65 reviews of about nine films, and 100 to 170 labelled pairs
+# among them. So a review is in several pairs, but it passes through the model only once per step. That
+# is cheaper. And once all reviews are read, each was trained on once. If a review in ten pairs were read
+# ten times, the model would soon know it by heart (Ouyang et al. 2022).
 #
 # The whole step:
 
@@ -266,12 +266,13 @@ def reward_step(pairs):
 # positions of prompt and response. The gradient flows through both scores of a pair into the same
 # model.
 #
-# The package's `train_reward_model` is this loop, plus dropout, sorting by length, a learning-rate
-# schedule, gradient clipping, logs and checkpoints. `RewardConfig.plain` switches these extras off. With
+# The package's `train_reward_model` is this loop, plus dropout, sorting by length (for less padding), a
+# learning-rate schedule, gradient clipping, logs and checkpoints. `RewardConfig.plain` switches these extras off. With
 # the same seed, three steps then leave exactly the same weights:
 
 # %%
 config = loops.RewardConfig.plain(steps=3)
+# comparison_batches never ends, so islice takes the first ones
 batches = list(islice(loops.comparison_batches(pairs, config), 3 if FAST else 20))
 losses = [reward_step(batch) for batch in batches[:3]]
 
@@ -285,11 +286,11 @@ print("loss of each step:", [round(loss, 2) for loss in losses])
 # The losses are a little above 0.69, the loss of a coin. The new layer is random: the model prefers some
 # reviews to others, but it does not know which ones people prefer.
 #
-# We go on to 20 steps. As a test we take 400 pairs of films that training never sees (**held-out**
-# pairs). The mean ratings of the two reviews differ by at least 2, so most of these pairs are easy
-# for people. We call the model *right* on a pair if the chosen review has the higher score.
+# We go on to 20 steps. Pairs of films that training never sees are **held-out** pairs. As a first test
+# we take 400 *clear* ones: the mean ratings of the two reviews differ by at least 2. We call the model
+# *right* on a pair if the chosen review has the higher score.
 #
-# **Predict.** On how many percent of these pairs is the model right: after 0 steps, after 3, and
+# **Predict.** On how many percent of the clear pairs is the model right: after 0 steps, after 3, and
 # after 20?
 
 # %%
@@ -299,6 +300,7 @@ clear = tasks.reviews.preference_pairs(
 
 
 def share_right(model):
+    # a judge gives the mean score of one or more models: here of one
     judge = rewards.text_judge([model.eval()], tokenizer)
     chosen = judge(clear["prompt"], clear["chosen"])
     return (chosen > judge(clear["prompt"], clear["rejected"])).float().mean().item()
@@ -314,7 +316,7 @@ print("right:", [f"{share:.0%}" for share in [*shares, share_right(model)]])
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - At the start: about half, as with a coin. The new layer is random.
+# - At the start: about half, as with a coin.
 # - After three steps: a little more, still close to a coin.
 # - At the end: about 70 %.
 # </details>
@@ -326,9 +328,10 @@ print("right:", [f"{share:.0%}" for share in [*shares, share_right(model)]])
 # ## 5. Give the score a zero and a unit
 #
 # Proximal policy optimisation (PPO) subtracts a Kullback-Leibler (KL) penalty from the score
-# (lessons 06 and 07). So the unit of the score matters. But the loss fixes no zero, and the unit
-# changes while we train. So we choose both *after* the training: we score samples of the SFT model,
-# and call their mean 0 and their standard deviation 1.
+# (lessons 06 and 07). So the unit of the score matters. But the model's own numbers, the **raw
+# scores**, have no zero, and they move apart while we train: their standard deviation is 0.25 at the
+# start and 1.0 after 160 steps (on held-out reviews). So we choose zero and unit *after* the
+# training: we score samples of the SFT model, and call their mean 0 and their standard deviation 1.
 #
 # $$ \text{score} = \frac{\text{raw score} - \text{mean of the samples}}{\text{standard deviation of the samples}} $$
 #
@@ -340,21 +343,20 @@ print("right:", [f"{share:.0%}" for share in [*shares, share_right(model)]])
 reward_model, _ = models.load_scalar("tiny-reviews-reward")
 titles = tasks.reviews.rl_prompts()[:64]
 (samples,) = models.sample_text(sft, tokenizer, titles, seed=3)
-scores = rewards.rollout_score(reward_model, tokenizer.eos_token_id)(samples)
+score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)  # a function
+scores = score(samples)
 table = pd.DataFrame({"score": scores.tolist()}, index=[t.strip() for t in titles])
 table["sample"] = models.decode(tokenizer, samples)
 show.texts(table.round(2).sort_values("score").iloc[::9])
 
 # %% [markdown]
 # The model likes praise and dislikes complaints. The first sample, with −2.05, says that a film fails.
-# The last one, with 2.39, praises from beginning to end. In between stand samples that say little about
-# their film, or are hardly English.
+# The last one, with 2.39, praises from beginning to end.
 
 # %% [markdown]
 # ## 6. One number per token: two pictures
 #
-# It is tempting to ask how the score grows while the model reads. There are two ways, and they are
-# often confused:
+# How does the score grow while the model reads? Two pictures of it are often confused:
 #
 # - **(a) Prefix with EOS.** Cut the response after each token, add EOS, and score it as a response of its
 #   own. The number is read at EOS, where the model was *trained*. But the text is unusual: training
@@ -383,64 +385,39 @@ show.token_strips(
 # - **(a)** says what the model would give if the review ended here. *A* alone is worth 0. *moving* lifts
 #   the score to 2.1, and it is highest after *funny*, 2.9. *but* takes off 0.4, *ending* takes off 1.5,
 #   and *dull* 2.2. The whole sentence is below average.
-# - **(b)** agrees in its direction, but its numbers are larger, up to 6.6. They have no unit. It
-#   gives *ending* 5.5, where (a) gives 1.0: at this token alone you would get a wrong idea of the
-#   review.
-#
-# Neither picture is a reward of single tokens. The loss knows only whole responses.
+# - **(b)** has roughly the same shape, but its numbers are mostly larger, up to 6.6. They have no
+#   unit. At *ending* it rises to 5.5, where (a) falls to 1.0. Read alone, this token misleads.
 # </details>
 #
-# Now the same two halves in both orders, in the token microscope. The colour is picture (a). The menu
-# offers picture (b), too. EOS is shown as `<|endoftext|>`.
-
-# %%
-both = [sentence, "A dull film, but the ending is moving and funny."]
-batch = models.encode(tokenizer, ["the film\n"] * 2, both)
-table = evaluate.token_table(batch, tokenizer, reward_model=reward_model)
-show.microscope(table, "prefix_reward", text="all")
-
-# %% [markdown]
-# Two things to see:
-#
-# 1. At EOS, (a) and (b) are the same number: the score.
-# 2. The second review ends with praise. *moving* does lift it, from −3.7 to −2.5. But its score is
-#    −1.6, lower than the −1.2 of the first. In these two reviews the first half counts more than
-#    the second.
-#
-# PPO's critic (lesson 06) answers another question: how the response will end on average, if the
-# policy goes on from here. It has to be trained for that.
+# Only at EOS do both give the same number: the score. Neither picture is a reward of single tokens,
+# because the loss knows only whole responses.
 
 # %% [markdown]
 # ## 7. How far can you believe a score?
 #
-# **Agreement with people.** Our recorded reward model (three seeds) is right on 64 % of the
-# held-out pairs. A label comes from one rating of each review. Somebody who knows all
-# the *other* ratings of both reviews predicts it in only 84 % of the cases. This is the **human
-# ceiling**: nobody can be much better. A bag of words, a model that only knows which words a review
-# has, is right in 68 %.
+# **Agreement with people.** Our recorded reward model (three seeds) is right on 64 % of all held-out
+# pairs, close ones too. A label comes from one rating of each review. Somebody who knows all the
+# *other* ratings of both reviews predicts it in only 84 % of the cases. This is the **human ceiling**.
+# It is no strict bound (lesson 02), but nobody can be much better. A bag of words, a model that only
+# knows which words a review has, is right on 68 %. (It learned from the mean ratings of many people,
+# ours from single ratings.)
 #
-# **Calibration.** A model is *calibrated* if its probabilities are right: of all choices to which
-# it gives 80 %, it gets 80 % right. The probability that our model gives to its own choice is
-# $\sigma(|r_a - r_b|)$, with raw scores. For a calibrated model the mean of these probabilities
-# equals the share that is right.
+# The figure will sort the pairs by their **gap**: how far apart the mean ratings of the two reviews
+# are, without the two ratings that made the label (lesson 02).
 #
-# The figure will sort the pairs by how far apart people's mean ratings of the two reviews are. For
-# each group, and for all pairs together (0 to 8), it has a bar for the human ceiling, for the share
-# in which the model is right, and for the mean probability that the model gives to its own choice.
-#
-# **Predict.** How do the three bars change from the closest pairs (apart by less than 0.5) to
-# the clearest (more than 3.5)? Over all pairs, is the model surer than it is right, or less sure?
+# **Predict.** How do the ceiling and the model change from the closest pairs (a gap of less than 0.5)
+# to the clearest (more than 3.5)?
 
 # %% tags=["predict"]
-runs = experiments.results("reward_model").groupby(["low", "high"])
-names = ["human ceiling", "reward model", "mean probability"]
-runs = runs[names].mean()  # the last row, 0 to 8, has all pairs
-runs.index = runs.index.map("{0[0]:g} to {0[1]:g}".format)
-runs.columns = ["human ceiling", "model is right", "model's own probability"]
+runs = experiments.results("reward_model")
+# in the order of the record: the last group, a gap of 0 to 8, has all pairs
+runs = runs.groupby(["low", "high"], sort=False)
+runs = runs[["human ceiling", "reward model"]].mean()
+runs.index = runs.index.map("gap {0[0]:g} to {0[1]:g}".format)
+runs = runs.rename(index={"gap 0 to 8": "all pairs"})
 show.bars(
-    runs,
+    runs.rename(columns={"reward model": "model is right"}),
     label="share of held-out pairs",
-    title="by the difference of the mean ratings",
     limits=(0, 1),
     reference={"a coin": 0.5},
 )
@@ -449,17 +426,52 @@ show.bars(
 # <details><summary>What you should see</summary>
 #
 # - The *human ceiling* rises from 60 % to 99 %.
-# - The *model* rises from 51 % to 83 %. On the closest pairs it is no better than a coin, and
-#   nowhere does it reach the ceiling.
-# - Its *own probability* hardly changes: 70 % for the closest pairs and 78 % for the clearest.
-# - Over *all* pairs the model is right on 64 %, and its own probability is 73 %. So it is **too
-#   sure**. (Only
-#   this row tells: the model cannot know people's mean ratings.)
+# - The *model* rises from 51 % to 83 %. Nowhere does it reach the ceiling.
 # </details>
 #
 # So on clearly different responses the model mostly agrees with people, and on similar ones it
-# guesses. Do not read a difference of scores as a probability before you have checked the
-# calibration. ("Going further" mends most of it with one number.)
+# guesses.
+#
+# **Calibration.** The model chooses the response with the higher score. It gives this choice the
+# probability $\sigma(|r_a - r_b|)$, its **own probability**: at least 50 %. A model is *calibrated* if
+# these probabilities are right: of all choices to which it gives 80 %, it gets 80 % right.
+#
+# The formula needs *raw* scores. Ours are in the unit of section 5, so we multiply their difference by
+# this unit, `reward_model.scale`. (The mean cancels.)
+#
+# **Predict.** The next cell groups 2,000 held-out pairs by the model's own probability. Is the model
+# surer than it is right, or less sure? In which groups most?
+
+# %% tags=["predict"]
+held_out = tasks.reviews.preference_pairs(
+    "test", 400 if FAST else 2000, seed=5, max_tokens=48, tokenizer=tokenizer
+)[:]
+judge = rewards.text_judge([reward_model], tokenizer)
+of_chosen = judge(held_out["prompt"], held_out["chosen"])
+of_rejected = judge(held_out["prompt"], held_out["rejected"])
+margins = (of_chosen - of_rejected) * reward_model.scale  # differences of raw scores
+each = {"own probability": torch.sigmoid(margins.abs()), "model is right": margins > 0}
+each = pd.DataFrame(each).astype(float)
+ends = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+groups = each.groupby(pd.cut(each["own probability"], ends), observed=True).mean()
+groups.index = groups.index.map(lambda x: f"{x.left:.0%} to {x.right:.0%}")
+groups.loc["all pairs"] = each.mean()
+show.bars(groups, label="mean of the group", limits=(0, 1), reference={"a coin": 0.5})
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - *All pairs*: the model's own probability is 72 %, and it is right on 65 %. So it is **too sure**. The
+#   three recorded runs agree: 73 % and 64 %.
+# - *The groups*: where the model is surer, it is more often right. But it is surer than right: by 2
+#   points in the least sure group, and by 13 in the surest. Of the choices to which it gives more than
+#   90 %, it gets 81 % right.
+# - Without the factor `reward_model.scale` the 72 % would be 69 %, and nothing would warn you.
+# </details>
+#
+# Equal means over all pairs are not enough: a model can be too sure in one group and not sure enough in
+# another. So look at the groups, and do it before you read a difference of scores as a probability.
+# Exercise 4 mends most of it with one number.
 
 # %% [markdown]
 # ## 8. How many labels does it take?
@@ -467,9 +479,8 @@ show.bars(
 # Recorded: the same model, trained on 100 to 25,600 labelled pairs, three seeds each. All take 160
 # steps, so few labels are read many times: each of 100 pairs 54 times.
 #
-# The figure will show three things against the number of labelled pairs. The left panel has the
-# share of held-out pairs on which the model is right, and its mean probability for its own choice.
-# The right panel has the loss on these pairs.
+# The left panel will show the share of held-out pairs on which the model is right, and its mean own
+# probability, against the number of labelled pairs. The right panel has the loss on these pairs.
 #
 # **Predict** the case of 100 pairs: on how many held-out pairs is the model right, and how sure is it?
 
@@ -501,7 +512,8 @@ show.lines(
 # </details>
 #
 # More labels make the model more often right, and above all less wrongly sure. At 25,600 the curve still
-# rises, slowly, and the human ceiling is far away.
+# rises, slowly, and the human ceiling is far away. There, the model may lack steps as much as labels
+# ("Going further").
 
 # %% [markdown]
 # ## What to remember
@@ -593,7 +605,87 @@ def in_sft_units(scores, sft_scores):
 check.in_sft_units(in_sft_units)
 
 # %% [markdown] tags=["exercise"]
-# **4. Find the bug** *(medium, 20 minutes)*. A colleague's reward model learns, but badly. The last
+# **4. Too sure?** *(medium, 20 minutes)*. People compared response $a$ with response $b$, in N pairs.
+# `differences` (N,) are raw scores of $a$ minus raw scores of $b$. `labels` (N,) are true where the
+# person prefers $a$. `temperatures` (K,) are candidates for a **temperature**, a number by which all
+# differences are divided. Return four numbers as one tensor, `(4,)`. The first three use the differences
+# as they are:
+#
+# 1. the accuracy,
+# 2. the mean of the model's own probability,
+# 3. the mean of the loss of section 1,
+# 4. the candidate with the smallest mean loss.
+#
+# The last cell chooses the temperature on films of another split. Then it calls your function on the
+# pairs of section 7, before and after the division. **Predict**: which of the first three change, and
+# in which direction?
+#
+# *Hint:* take the difference −2 and the label true. Is the model right? How sure is it of its own
+# choice? Which probability does it give to the person's choice? Only the last one enters the loss.
+
+
+# %% tags=["exercise"]
+def calibrate(differences, labels, temperatures): ...  # your code
+
+
+check.calibrate(calibrate)
+
+
+# %% [markdown] tags=["solution"]
+# The sign turns each difference into "score of the preferred response minus score of the other one". The
+# accuracy and the model's own probability do not need the same sign: one asks for the label, the other
+# does not.
+
+
+# %% tags=["solution"]
+def calibrate(differences, labels, temperatures):
+    right_way = torch.where(labels, differences, -differences)
+    accuracy = (right_way > 0).float().mean()
+    own = torch.sigmoid(differences.abs()).mean()
+    divided = right_way / temperatures[:, None]  # (K, N)
+    losses = -torch.nn.functional.logsigmoid(divided).mean(1)
+    loss = -torch.nn.functional.logsigmoid(right_way).mean()
+    return torch.stack([accuracy, own, loss, temperatures[losses.argmin()]])
+
+
+check.calibrate(calibrate)
+
+
+# %% tags=["exercise", "solution"]
+def raw_differences(split):
+    """Raw score of the chosen response minus that of the rejected one, pair by pair."""
+    scorer, _ = models.load_scalar("tiny-reviews-reward")
+    drawn = tasks.reviews.preference_pairs(
+        split, 400 if FAST else 2000, seed=5, max_tokens=48, tokenizer=tokenizer
+    )[:]
+    scores_of = rewards.text_judge([scorer], tokenizer)
+    difference = scores_of(drawn["prompt"], drawn["chosen"])
+    difference = difference - scores_of(drawn["prompt"], drawn["rejected"])
+    return scorer.scale * difference
+
+
+candidates = torch.linspace(0.5, 6, 111)
+before = raw_differences("val")
+always = torch.ones(len(before), dtype=torch.bool)  # a is the chosen response
+answer = calibrate(before, always, candidates)
+if answer is not None:
+    temperature = answer[3]
+    print("the temperature:", round(temperature.item(), 2))
+    before = raw_differences("test")
+    for name, x in (("before", before), ("after", before / temperature)):
+        found = calibrate(x, always, candidates)[:3]
+        print(f"{name}: accuracy, own probability, loss", found.numpy().round(2))
+
+# %% [markdown] tags=["exercise"]
+# <details><summary>What you should see</summary>
+#
+# The temperature is 1.5. The accuracy stays at 65 %, because a division changes no sign. The model's own
+# probability falls from 72 % to 66 %, and the loss from 0.66 to 0.63. So the model is as often right as
+# before, and it now says better how often that is.
+# </details>
+
+# %% [markdown] tags=["exercise"]
+# **5. Find the bug** *(medium, 20 minutes)*. A colleague's reward model learns, but badly. The last
 # cell draws its training accuracy beside that of a right one: the share of pairs with the higher
 # score for the chosen response, as a mean over ten steps. What is wrong in `read_score`? Mend it,
 # run the checker, and draw the curves again.
@@ -663,30 +755,7 @@ show.lines(
 )
 
 # %% [markdown] tags=["exercise"]
-# **5. Predict, then run** *(easy, 5 minutes)*. How much does a full stop matter? The cell scores "A
-# moving and funny film" with five different endings. Guess the order of the five scores before you
-# run it. Could a policy use what you find?
-
-# %% tags=["exercise"]
-judge = rewards.text_judge([reward_model], tokenizer)
-for end in ("", ".", "!", "!!!", "?"):
-    marked = judge(["the film\n"], ["A moving and funny film" + end])
-    print("ending:", end or "none", "score:", round(marked.item(), 2))
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# Without a mark 2.87, with a full stop 2.70, with an exclamation mark the same. With `!!!` it is
-# 2.66, with a question mark 2.42. The words praise the film in all five. The question mark costs
-# nearly half a standard deviation.
-#
-# This is one sentence, and other sentences may differ. A policy that is trained on this score could
-# earn a little by leaving out the full stop. Our policies did not find this out: their recorded
-# samples all end in a full stop, even without a KL penalty (lesson 07).
-# </details>
-
-# %% [markdown] tags=["exercise"]
-# **6. The whole step on an empty page** *(hard, 30 minutes)*. Close section 4. Write `reward_step` from
+# **6. The whole step on an empty page** *(medium, 30 minutes)*. Close section 4. Write `reward_step` from
 # memory, under the name `my_step`: the responses of the batch, each once; the number at every token; the
 # scores; both sides of each pair; loss; update. Return the loss. A batch is a list of (prompt, chosen,
 # rejected). The last cell runs three steps and compares them with section 4. If the first loss differs,
@@ -758,22 +827,31 @@ print("the weights are equal:", models.same_weights(learner, other))
 # $c = 0.01$: the first part is $-\log \sigma(0.5)$, or 0.474. The second is 0.01 · 9 = 0.09.
 # Together 0.564. Both are options of `core.reward_model_loss`.
 #
-# **Mending the calibration.** Divide all differences of scores by a number, the *temperature* (Guo
-# et al. 2017). We chose it on films of another split, with the smallest loss: 1.5. On held-out
-# pairs, in eight groups of equal size by the model's probability, the mean distance between the
-# probability and the share that is right falls from 0.08 to 0.03, and the loss from 0.66 to 0.63.
-# For PPO this changes nothing, because a common factor is taken out by the unit of section 5.
+# **More on calibration.** The temperature of exercise 4 is from Guo et al. 2017. In eight groups of
+# equal size by the model's own probability, the mean distance between the probability and the share
+# that is right falls from 0.08 to 0.03. For PPO the division changes nothing: it divides all
+# scores, so also their standard deviation, and the score of section 5 stays the same. Sorted by the gap
+# (section 7), the model's own probability hardly changes: 70 % for the closest pairs and 78 % for the
+# clearest. This is no test of the calibration, because the model does not know the gap.
+#
+# **Does a full stop matter?** Our model gives "A moving and funny film" without a mark 2.87, with a
+# full stop 2.70, with an exclamation mark the same. With `!!!` it is 2.66, with a question mark 2.42.
+# This is one sentence, and other sentences may differ. A policy that is trained on this score could
+# earn a little by leaving out the full stop. Our policies did not, as far as we see: the six
+# recorded samples of each of the 21 runs of lesson 07 end in a full stop, even without a KL penalty.
 #
 # **Are the pictures of section 6 of any use?** We cut the reviews of 2,000 held-out pairs after
 # eight tokens, and asked which beginning belongs to the chosen review. Both pictures are right in
 # about 60 % of the cases, surely more than a coin. So the number at an early token says something
-# about the whole review, but little.
+# about the whole review, but little. PPO's critic (lesson 06) answers another question: how the response
+# will end on average, if the policy goes on from here. It has to be trained for that.
 #
-# **A head that is trained at every token** (DeepSpeed-Chat's loss). There the difference of the
-# scores is trained at each token from the first one that differs, not only at the last
-# (`core.per_token_reward_loss`). After a short training on 1,920 pairs it is right in 57 % after
-# eight tokens. The three cannot be told apart on these pairs. This is no verdict about the methods:
-# the model of the two pictures was trained on many more pairs.
+# **A head that is trained at every token** (DeepSpeed-Chat's loss, `core.per_token_reward_loss`).
+# It lays the chosen and the rejected response side by side. At each position, from the first at which
+# they differ to the end, it takes the Bradley-Terry loss of the two numbers. After a short training on
+# 1,920 pairs such a head is right in 57 % after eight tokens. The three cannot be told apart on these
+# pairs. This is no verdict about the methods: the model of the two pictures was trained on many more
+# pairs.
 #
 # **How many labels were read (section 8)?** Of 25,600 pairs drawn, 19,383 are different. In 160
 # steps 32 % of these are never read, because a batch has only the pairs within small groups of

@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from minirlhf import core, evaluate, experiments, loops, models, rewards, tasks
 from minirlhf.classroom.course import NOTEBOOKS, text_of
-from tests.claims.prose import lesson
+from tests.claims.prose import code_of, lesson
 
 SENTENCE = "A moving and funny film, but the ending is dull."
 REVERSED = "A dull film, but the ending is moving and funny."
@@ -97,21 +97,28 @@ def test_the_score_is_read_at_eos(trained):
 
 
 @pytest.fixture(scope="module")
-def shares_right(sft, trained):
-    """The share of clear held-out pairs on which the model of the page is right: 0, 3, 20 steps."""
+def learners(sft, trained):
+    """The model of the page after 0, 3 and 20 steps."""
     _, tokenizer = trained
     pairs = tasks.reviews.preference_pairs(
         "reward", 20_000, seed=0, max_tokens=48, tokenizer=tokenizer
     )
-    clear = tasks.reviews.preference_pairs(
-        "test", 400, seed=1, min_gap=2.0, max_tokens=48, tokenizer=tokenizer
-    )[:]
     torch.manual_seed(0)
     learners = [models.ScalarModel(copy.deepcopy(sft).base_model).eval()]
     for steps in (3, 20):
         config = loops.RewardConfig.plain(steps=steps)
         backbone = copy.deepcopy(sft).base_model
         learners.append(loops.train_reward_model(backbone, tokenizer, pairs, config)[0])
+    return learners
+
+
+@pytest.fixture(scope="module")
+def shares_right(learners, trained):
+    """The share of clear held-out pairs on which the model of the page is right: 0, 3, 20 steps."""
+    _, tokenizer = trained
+    clear = tasks.reviews.preference_pairs(
+        "test", 400, seed=1, min_gap=2.0, max_tokens=48, tokenizer=tokenizer
+    )[:]
     judges = [rewards.text_judge([learner], tokenizer) for learner in learners]
     return [
         (judge(clear["prompt"], clear["chosen"]) > judge(clear["prompt"], clear["rejected"]))
@@ -120,6 +127,20 @@ def shares_right(sft, trained):
         .item()
         for judge in judges
     ]
+
+
+@pytest.fixture(scope="module")
+def spreads(learners, trained):
+    """The standard deviation of raw scores of held-out reviews, before and after the training."""
+    model, tokenizer = trained
+    held = tasks.reviews.preference_pairs("test", 400, seed=1, max_tokens=48, tokenizer=tokenizer)[
+        :
+    ]
+    texts = held["prompt"] * 2, held["chosen"] + held["rejected"]
+    start, trained_scores = (
+        rewards.text_judge([one], tokenizer)(*texts) * one.scale for one in (learners[0], model)
+    )
+    return start.std().item(), trained_scores.std().item()
 
 
 # ---- section 5: zero and unit
@@ -236,6 +257,12 @@ def test_the_reward_model_against_the_human_ceiling(bands):
     assert (every["reward model"] < every["bag of words"]).all() and len(every) == 3
 
 
+def test_the_bars_stand_in_the_order_of_the_gaps_and_all_pairs_come_last():
+    assert 'groupby(["low", "high"], sort=False)' in code_of("08", 'results("reward_model")')
+    runs = experiments.results("reward_model").groupby(["low", "high"], sort=False)
+    assert [*runs.groups] == [*tasks.reviews.GAP_BANDS, (0.0, 8.0)]
+
+
 def test_the_model_is_too_sure_over_all_pairs(bands):
     runs = experiments.results("reward_model")
     every = runs[(runs.low == 0) & (runs.high == 8)]
@@ -245,8 +272,8 @@ def test_the_model_is_too_sure_over_all_pairs(bands):
 
 
 @pytest.fixture(scope="module")
-def calibration(trained):
-    """The temperature, and before and after it: mean distance, excess of probability, loss."""
+def margins(trained):
+    """Split -> raw score of the chosen response minus that of the rejected one, of 2,000 pairs."""
     model, tokenizer = trained
     judge, margins = rewards.text_judge([model], tokenizer), {}
     for split in ("val", "test"):
@@ -255,6 +282,12 @@ def calibration(trained):
         )[:]
         chosen, rejected = (judge(held["prompt"], held[s]) for s in ("chosen", "rejected"))
         margins[split] = (chosen - rejected) * model.scale
+    return margins
+
+
+@pytest.fixture(scope="module")
+def calibration(margins):
+    """The temperature, and before and after it: mean distance, excess of probability, loss."""
     candidates = torch.linspace(0.5, 6, 111)
     losses = torch.stack([-logsigmoid(margins["val"] / t).mean() for t in candidates])
     temperature = candidates[losses.argmin()].item()
@@ -368,16 +401,25 @@ def changes(values, names):
 
 @pytest.mark.slow
 def test_the_numbers_of_the_prose(
-    trained, sft, bands, labels, calibration, beginnings, endings, shares_right
+    trained,
+    sft,
+    bands,
+    labels,
+    margins,
+    calibration,
+    beginnings,
+    endings,
+    shares_right,
+    spreads,
 ):
     model, tokenizer = trained
     with lesson("08") as said:
         derivation(said)
         the_step(said, tokenizer, shares_right)
         one_number_per_token(said, trained)
-        belief(said, tokenizer, bands, labels)
-        exercises_and_questions(said, bands, endings)
-        going_further(said, tokenizer, calibration, beginnings)
+        belief(said, trained, bands, labels, margins)
+        exercises_and_questions(said, bands, margins, calibration)
+        going_further(said, tokenizer, calibration, beginnings, bands, endings)
         # 5: zero and unit
         said("call their mean", 0, 1)
         raw = -2.28
@@ -386,6 +428,7 @@ def test_the_numbers_of_the_prose(
         said("Our model's mean was", *unit, raw, raw, -model.shift, model.scale, score)
         (samples,) = models.sample_text(sft, tokenizer, tasks.reviews.rl_prompts()[:64], seed=3)
         scores = rewards.rollout_score(model, tokenizer.eos_token_id)(samples)
+        said("their standard deviation is", *spreads, loops.RewardConfig().steps)
         shown = scores.sort().values[::9]
         said("Eight new samples", len(shown) == 8)
         said("The first sample, with", shown[0], shown[-1])
@@ -417,7 +460,7 @@ def derivation(said):
     disagree, agree = (
         fit(FIVE, share, 599) for share in (shares(FIVE), torch.ones(10, dtype=torch.float64))
     )
-    said("*People disagree*: the difference goes to", disagree[0] - disagree[4], FIVE.mean())
+    said("*People disagree*: the difference goes to", disagree[0] - disagree[4])
     end = agree[0] - agree[4]
     said("*People always agree*: the difference grows without end. After", 600, 13, 13 < end < 13.5)
 
@@ -432,9 +475,7 @@ def the_step(said, tokenizer, shares_right):
     )
     third = pairs[7]
     said("people rated the chosen review", third["chosen_mean"], third["rejected_mean"])
-    second = pairs[5]
-    said("both reviews praise the film", min(second["chosen_mean"], second["rejected_mean"]) > 0)
-    said("one of them more", second["chosen_mean"] > second["rejected_mean"] + 2)
+    first_batches(said, pairs)
     said("We go on to", 20, 400)
     said("two reviews differ by at least", 2)
     said("is the model right: after", 0, 3, 20)
@@ -446,6 +487,18 @@ def the_step(said, tokenizer, shares_right):
     said("a little more, still close to a coin", start < soon < 0.6)
     said("- At the end: about", round(end, 1))
     said("It was trained in the same way, for", loops.RewardConfig().steps)
+
+
+def first_batches(said, pairs):
+    """The sizes of the batches of section 4."""
+    config = loops.RewardConfig.plain(steps=20)
+    batches = list(islice(loops.comparison_batches(pairs, config), config.steps))
+    reviews = [len({(film, text) for film, *both in b for text in both}) for b in batches]
+    films = [len({film for film, *_ in b}) for b in batches]
+    said("A batch holds about", round(sum(reviews) / 20 / 5) * 5, round(sum(films) / 20))
+    assert 60 <= min(reviews) and max(reviews) <= 75
+    sizes = [round(f(map(len, batches)), -1) for f in (min, max)]
+    said("of about nine films, and", *sizes)
 
 
 def one_number_per_token(said, trained):
@@ -460,12 +513,15 @@ def one_number_per_token(said, trained):
     judge = rewards.text_judge([trained[0]], trained[1])
     scores = judge(["the film\n"] * 2, [SENTENCE, REVERSED])
     said("The whole sentence is below average", scores[0] < 0)
+    larger = [abs(one_pass[name]) > abs(with_eos[name]) for name in with_eos]
+    said("its numbers are mostly larger", sum(larger) > 0.8 * len(larger))
     largest = max(map(abs, one_pass.values()))
-    said("its numbers are larger, up to", largest, one_pass["ending"], with_eos["ending"])
-    said("agrees in its direction", one_pass["funny"] > 0 > one_pass["."])
-    backwards, _ = strip_of(*trained, REVERSED)
-    before = backwards["moving"] - changes(backwards, ["moving"])[0]
-    said("*moving* does lift it, from", before, backwards["moving"], scores[1], scores[0])
+    said("its numbers are mostly larger, up to", largest, one_pass["ending"], with_eos["ending"])
+    rises, falls = (changes(x, ["ending"])[0] for x in (one_pass, with_eos))
+    said("it rises to", rises > 1 and falls < -1)
+    both = torch.tensor([list(with_eos.values()), list(one_pass.values())])
+    said("has roughly the same shape", torch.corrcoef(both)[0, 1] > 0.8)
+    assert max(one_pass, key=one_pass.get) == "funny" and one_pass["."] < 0
 
 
 def test_at_eos_both_pictures_are_the_score(trained):
@@ -479,20 +535,37 @@ def test_at_eos_both_pictures_are_the_score(trained):
     assert ((before.prefix_reward - before.one_pass_reward).abs() > 0.5).all()
 
 
-def belief(said, tokenizer, bands, labels):
+def belief(said, trained, bands, labels, margins):
     """Sections 7 and 8."""
+    model, tokenizer = trained
     whole, parts = bands.loc[(0.0, 8.0)], bands.drop(index=(0.0, 8.0))
     first, last = parts.iloc[0], parts.iloc[-1]
     said("(three seeds) is right on", whole["reward model"])
     said("predicts it in only", whole["human ceiling"])
-    said("only knows which words a review has, is right in", whole["bag of words"])
-    said("of all choices to which it gives", 0.8, 0.8)
-    said("(apart by less than", parts.index[0][1], parts.index[-1][0])
+    said("only knows which words a review has, is right on", whole["bag of words"])
+    said("its **own probability**: at least", 0.5, 0.8, 0.8)
+    said("(a gap of less than", parts.index[0][1], parts.index[-1][0])
     said("The *human ceiling* rises from", first["human ceiling"], last["human ceiling"])
     said("The *model* rises from", first["reward model"], last["reward model"])
-    said("hardly changes:", first["mean probability"], last["mean probability"])
-    said("and for all pairs together", 0, 8)
-    said("Over *all* pairs the model is right on", whole["reward model"], whole["mean probability"])
+    test = margins["test"]
+    own, right = torch.sigmoid(test.abs()), (test > 0).float()
+    said("The next cell groups", len(test))
+    said("*All pairs*: the model's own probability is", own.mean(), right.mean())
+    said("The three recorded runs agree:", whole["mean probability"], whole["reward model"])
+    assert len(experiments.results("reward_model").seed.unique()) == 3
+    groups = [
+        (own[here].mean().item(), right[here].mean().item())
+        for k in range(5)
+        for here in [(own > 0.5 + k / 10) & (own <= 0.6 + k / 10)]
+    ]
+    said("where the model is surer, it is more often right", groups == sorted(groups))
+    assert all(a[1] < b[1] for a, b in pairwise(groups))
+    excess = [100 * (sure - share) for sure, share in groups]
+    said("But it is surer than right: by", min(excess), min(excess) == excess[0], excess[-1])
+    assert excess[-2] == pytest.approx(excess[-1], abs=0.5)
+    said("Of the choices to which it gives more than", 0.9, groups[-1][1])
+    forgotten = sigmoid_mean(test / model.scale)
+    said("Without the factor `reward_model.scale` the", own.mean(), forgotten)
     sizes = sorted(labels.pairs.unique())
     times = times_read(tokenizer, 100)[2]
     steps = loops.RewardConfig().steps
@@ -510,7 +583,12 @@ def belief(said, tokenizer, bands, labels):
     assert float(re.search(r"0\.\d+", line)[0]) == round(whole["human ceiling"], 2)
 
 
-def exercises_and_questions(said, bands, endings):
+def sigmoid_mean(margins):
+    """The mean own probability of a model with these differences."""
+    return torch.sigmoid(margins.abs()).mean()
+
+
+def exercises_and_questions(said, bands, margins, calibration):
     said("Compare the accuracy with the human ceiling, not with", 1)
     said("two scores can be", 200, -100, 100)
     said(
@@ -519,13 +597,18 @@ def exercises_and_questions(said, bands, endings):
     )
     said("Scores can be", 200)
     said("(The standard deviation divides by M −", 1)
-    said("Without a mark", endings[""], endings["."], endings["!!!"], endings["?"])
-    said("with an exclamation mark the same", abs(endings["."] - endings["!"]) < 0.005)
+    temperature, before, after = calibration
+    test = margins["test"]
+    right = (test > 0).float().mean()
+    said("*Hint:* take the difference", -2)
+    said("The temperature is", temperature, right)
+    said("own probability falls from", sigmoid_mean(test), sigmoid_mean(test / temperature))
+    said("and the loss from", before[2], after[2])
     said("2. Right on", 0.95, 0.65, bands.loc[(0.0, 8.0), "human ceiling"])
     said("Your reward model is right on", 0.72, 0.74)
 
 
-def going_further(said, tokenizer, calibration, beginnings):
+def going_further(said, tokenizer, calibration, beginnings, bands, endings):
     first, second = -math.log(1 / (1 + math.exp(-(2 - 1 - 0.5)))), 0.01 * (2 + 1) ** 2
     both = core.reward_model_loss(
         torch.tensor([2.0]),
@@ -534,8 +617,15 @@ def going_further(said, tokenizer, calibration, beginnings):
         centering_coef=0.01,
     )
     said("By hand, with the scores", 2, 1, 0.5, first, 0.01, 9, second, both)
-    temperature, before, after = calibration
-    said("with the smallest loss:", temperature, before[0], after[0], before[2], after[2])
+    _, before, after = calibration
+    said("that is right falls from", before[0], after[0])
+    parts = bands["mean probability"].drop(index=(0.0, 8.0))
+    said("own probability hardly changes:", parts.iloc[0], parts.iloc[-1])
+    said("without a mark", endings[""], endings["."], endings["!!!"], endings["?"])
+    said("with an exclamation mark the same", abs(endings["."] - endings["!"]) < 0.005)
+    runs = experiments.results("leash")
+    assert set(runs.samples.map(len)) == {6}
+    said("the six recorded samples of each of the", len(runs))
     prompts, right, read = beginnings
     shares = {name: x.mean() for name, x in right.items()}
     said("We cut the reviews of", len(prompts))
@@ -543,6 +633,6 @@ def going_further(said, tokenizer, calibration, beginnings):
     said("Both pictures are right in about", round(shares["one pass"].item(), 1))
     said("After a short training on", read, shares["trained at every token"])
     different, never, times = times_read(tokenizer, 25_600)
-    said("Of", 25_600, different, loops.RewardConfig().steps, never)
+    said("labels were read (section 8)?** Of", 25_600, different, loops.RewardConfig().steps, never)
     said("the others are read about twice", 1.5 < times < 2.5)
     said("scores clipped to", 5)

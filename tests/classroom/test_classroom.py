@@ -246,6 +246,19 @@ DIFFERENT = {  # right answers written in another way
     "in_sft_units": lambda s, b: (
         (s - b.mean()) * ((b - b.mean()).square().sum() / (len(b) - 1)) ** -0.5
     ),
+    "calibrate": lambda d, y, t: torch.tensor(
+        [
+            np.mean([(a > 0) == b for a, b in zip(d.tolist(), y.tolist(), strict=True)]),
+            np.mean([max(p, 1 - p) for p in torch.sigmoid(d).tolist()]),
+            torch.nn.functional.binary_cross_entropy_with_logits(d, y.float()).item(),
+            min(
+                t.tolist(),
+                key=lambda x: torch.nn.functional.binary_cross_entropy_with_logits(
+                    d / x, y.float()
+                ),
+            ),
+        ]
+    ),
     "read_score": lambda s, m: torch.stack([row[keep][-1] for row, keep in zip(s, m, strict=True)]),
     "explained_by_position": lambda r, m: (
         1

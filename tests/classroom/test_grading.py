@@ -57,18 +57,19 @@ def results(grades, student):
 
 def test_the_solutions_pass(graded):
     found = results(graded, "anna")
-    assert {*found} == {"bradley_terry_loss", "best_of_k_loss", "in_sft_units", "read_score"}
+    names = "bradley_terry_loss best_of_k_loss in_sft_units calibrate read_score"
+    assert {*found} == {*names.split()}
     assert {*found.values()} == {"passed"}
 
 
 def test_blank_wrong_missing_and_unreadable_answers_are_told_apart(graded):
     ben = results(graded, "ben")
     assert ben.pop("in_sft_units") == "passed"  # the better one of two files
-    assert {*ben.values()} == {"blank"} and len(ben) == 3
+    assert {*ben.values()} == {"blank"} and len(ben) == 4
     assert results(graded, "carla") == {"in_sft_units": "not yet"}
     assert results(graded, "dora") == {"": "unreadable"}
     assert {*results(graded, "emil").values()} == {"missing"}
-    assert len(results(graded, "emil")) == 4
+    assert len(results(graded, "emil")) == 5
     assert list(graded) == COLUMNS and {*graded["result"]} <= {*RESULTS}
     assert not graded.duplicated(["student", "exercise"]).any()
 
@@ -76,8 +77,8 @@ def test_blank_wrong_missing_and_unreadable_answers_are_told_apart(graded):
 def test_a_class_has_one_row_for_each_student(graded):
     table = by_student(graded).set_index("student")
     assert list(table.index) == ["anna", "ben", "carla", "dora", "emil"]
-    assert table["passed"].to_dict() == {"anna": 4, "ben": 1, "carla": 0, "dora": 0, "emil": 0}
-    assert (table["of"] == 4).all()
+    assert table["passed"].to_dict() == {"anna": 5, "ben": 1, "carla": 0, "dora": 0, "emil": 0}
+    assert (table["of"] == 5).all()
     assert table.loc["ben", "in_sft_units"] == "passed"
     assert pd.isna(table.loc["carla", "read_score"])
 

@@ -1,5 +1,5 @@
 """Exercises of lesson 08: the Bradley-Terry loss, a choice among K, scores in units of the SFT
-samples, and a score read at the wrong position."""
+samples, accuracy and calibration, and a score read at the wrong position."""
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -107,6 +107,14 @@ best_of_k_loss = Exercise(
         "Choosing the best of K is one event: use a softmax.": lambda s, c: (
             _against_each(s, c) / (s.shape[1] - 1)
         ),
+        "this is a mean over K comparisons of two, and in one of them the chosen response meets "
+        "itself. Choosing the best of K is one event: use a softmax.": lambda s, c: (
+            -logsigmoid(s.gather(1, c[:, None]) - s).mean()
+        ),
+        "this is a sum over K comparisons of two, and in one of them the chosen response meets "
+        "itself. Choosing the best of K is one event: use a softmax.": lambda s, c: (
+            -logsigmoid(s.gather(1, c[:, None]) - s).sum(1).mean()
+        ),
         "this compares the chosen response with the mean score of the others. "
         "Put all K strengths into the denominator.": _against_the_mean,
         "this compares the chosen response with the best of the others only. "
@@ -168,6 +176,127 @@ in_sft_units = Exercise(
             (b.mean() - s) / b.std()
         ),
     },
+)
+
+
+CANDIDATES = torch.tensor([0.1, 0.25, 0.4, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 9.0])
+
+
+def _calibration_case(g):
+    differences = 3 * torch.randn(9, generator=g)
+    labels = torch.rand(9, generator=g) < torch.sigmoid(differences / 2)
+    # wrong where it is surest, so that the smallest temperature is not the best
+    surest = differences.abs().argmax()
+    labels[surest] = differences[surest] < 0
+    return differences, labels, CANDIDATES
+
+
+def _towards_label(differences, labels):
+    return torch.where(labels, differences, -differences)
+
+
+def _mean_losses(margins, temperatures):
+    return -logsigmoid(margins / temperatures[:, None]).mean(1)
+
+
+def _answers(d, y, t, **instead):
+    """The four numbers, some of them replaced."""
+    margins = _towards_label(d, y)
+    numbers = {
+        "accuracy": (margins > 0).float().mean(),
+        "own": torch.sigmoid(d.abs()).mean(),
+        "loss": -logsigmoid(margins).mean(),
+        "best": t[_mean_losses(margins, t).argmin()],
+    }
+    return torch.stack([*(numbers | instead).values()])
+
+
+def _equal_means(d, y, t):
+    """The temperature at which the mean own probability is nearest to the accuracy."""
+    accuracy = (_towards_label(d, y) > 0).float().mean()
+    own = torch.sigmoid(d.abs() / t[:, None]).mean(1)
+    return t[(own - accuracy).abs().argmin()]
+
+
+calibrate = Exercise(
+    "calibrate",
+    ("differences", "labels", "temperatures"),
+    _calibration_case,
+    _answers,
+    {
+        "number 1 is the share of pairs in which the model prefers a. "
+        "It is right where it prefers the same response as the label.": lambda d, y, t: _answers(
+            d, y, t, accuracy=(d > 0).float().mean()
+        ),
+        "number 1 is the share of pairs in which the label prefers a. "
+        "Compare the label with the model's choice.": lambda d, y, t: _answers(
+            d, y, t, accuracy=y.float().mean()
+        ),
+        "number 1 is the share of pairs in which the model is wrong.": lambda d, y, t: _answers(
+            d, y, t, accuracy=(_towards_label(d, y) < 0).float().mean()
+        ),
+        "number 2 is the mean probability of a. "
+        "The model's own choice is a only where the difference is positive.": lambda d, y, t: (
+            _answers(d, y, t, own=torch.sigmoid(d).mean())
+        ),
+        "number 2 is the mean probability of the person's choice. "
+        "The model's own choice does not depend on the label.": lambda d, y, t: _answers(
+            d, y, t, own=torch.sigmoid(_towards_label(d, y)).mean()
+        ),
+        "number 2 is the probability of the mean difference. Take the sigmoid of each difference "
+        "first, and then the mean.": lambda d, y, t: _answers(
+            d, y, t, own=torch.sigmoid(d.abs().mean())
+        ),
+        "the loss does not look at the labels. It is that of a person who always prefers a, in "
+        "numbers 3 and 4.": lambda d, y, t: _answers(
+            d, y, t, loss=-logsigmoid(d).mean(), best=t[_mean_losses(d, t).argmin()]
+        ),
+        "the loss is that of the model's own choices, so it is small where the model is sure, also "
+        "where it is wrong. Use the person's choice, in numbers 3 and 4.": lambda d, y, t: _answers(
+            d, y, t, loss=-logsigmoid(d.abs()).mean(), best=t[_mean_losses(d.abs(), t).argmin()]
+        ),
+        "the labels are exchanged in the loss: "
+        "it is that of the response that people did not prefer.": lambda d, y, t: _answers(
+            d,
+            y,
+            t,
+            loss=-logsigmoid(-_towards_label(d, y)).mean(),
+            best=t[_mean_losses(-_towards_label(d, y), t).argmin()],
+        ),
+        "number 3 is the sum over pairs. Take the mean.": lambda d, y, t: _answers(
+            d, y, t, loss=-logsigmoid(_towards_label(d, y)).sum()
+        ),
+        "number 3 is the loss at the best temperature. "
+        "It uses the differences as they are.": lambda d, y, t: _answers(
+            d, y, t, loss=_mean_losses(_towards_label(d, y), t).min()
+        ),
+        "number 4 multiplies the differences by the temperature. Divide.": lambda d, y, t: _answers(
+            d, y, t, best=t[_mean_losses(_towards_label(d, y), 1 / t).argmin()]
+        ),
+        "number 4 is the place of the best candidate in the list. "
+        "Return the candidate.": lambda d, y, t: _answers(
+            d, y, t, best=_mean_losses(_towards_label(d, y), t).argmin().float()
+        ),
+        "number 4 is the smallest loss. Return the candidate that has this loss.": lambda d, y, t: (
+            _answers(d, y, t, best=_mean_losses(_towards_label(d, y), t).min())
+        ),
+        "number 4 is the candidate with the largest loss.": lambda d, y, t: _answers(
+            d, y, t, best=t[_mean_losses(_towards_label(d, y), t).argmax()]
+        ),
+        "number 4 looks for the loss of the model's own choices. There the smallest temperature "
+        "always wins. Use the person's choice.": lambda d, y, t: _answers(
+            d, y, t, best=t[_mean_losses(d.abs(), t).argmin()]
+        ),
+        "number 4 ignores the labels: it takes the loss of a person who always prefers "
+        "a.": lambda d, y, t: _answers(d, y, t, best=t[_mean_losses(d, t).argmin()]),
+        "number 4 makes the mean of the model's own probability equal to the accuracy. That is "
+        "near, but the task is the candidate with the smallest mean loss.": lambda d, y, t: (
+            _answers(d, y, t, best=_equal_means(d, y, t))
+        ),
+        "all four numbers look at the differences alone, so the labels are "
+        "missing.": lambda d, y, t: _answers(d, torch.ones_like(y), t),
+    },
+    edges=((torch.tensor([2.0, 1.0, -1.0]), torch.tensor([True, True, False]), CANDIDATES),),
 )
 
 
