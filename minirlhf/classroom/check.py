@@ -81,10 +81,10 @@ from minirlhf.classroom.lessons.lesson_11 import (
 )
 from minirlhf.classroom.lessons.lesson_11_verdicts import six_verdicts
 from minirlhf.classroom.lessons.lesson_12 import (
-    best_log_ratio,
     dpo_loss,
     dpo_of_a_batch,
     optimum_of_pairs,
+    order_and_displacement,
     reward_from_policy,
 )
 from minirlhf.classroom.lessons.lesson_13 import (

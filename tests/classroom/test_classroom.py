@@ -341,8 +341,12 @@ DIFFERENT = {  # right answers written in another way
         (x := p + s * (r - (r * s).sum() / s.sum()) / b) - x.logsumexp(0)
     ).exp(),
     "reward_from_policy": lambda p, q, b: b * ((p - q) + (q.exp() @ (q - p))),
-    "best_log_ratio": lambda p, e, b: torch.stack(
-        [math.log(x / (1 - x)) / b * torch.ones(()) for x in (p - 2 * e * p + e).tolist()]
+    "order_and_displacement": lambda c, r: torch.tensor(
+        [
+            len(moves := [x for x, y in zip(c.tolist(), r.tolist(), strict=True) if x - y > 0])
+            / len(c),
+            sum(x < 0 for x in moves) / len(moves),
+        ]
     ),
     "dpo_of_a_batch": lambda n, r, m, b: torch.stack(
         [

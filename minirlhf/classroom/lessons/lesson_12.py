@@ -71,6 +71,12 @@ def _shared(ref, rewards, seen, beta):
     return torch.where(seen, probs * ref[seen].exp().sum(), ref.exp())
 
 
+def _shared_overflows(ref, rewards, seen, beta):
+    """The same with exp(r / beta), which can be infinite."""
+    weight = ref.exp() * (rewards / beta).exp()
+    return torch.where(seen, weight / weight[seen].sum() * ref[seen].exp().sum(), ref.exp())
+
+
 optimum_of_pairs = Exercise(
     "optimum_of_pairs",
     ("ref_logprobs", "rewards", "seen", "beta"),
@@ -85,6 +91,8 @@ optimum_of_pairs = Exercise(
         "their changes that add up to 0.": lambda p, r, s, b: _moved(p, (r - r.mean()) / b, s),
         "the unseen responses keep their logits, not their probabilities. All are divided by a "
         "new sum.": _shared,
+        "the unseen responses keep their logits, not their probabilities. All are divided by a "
+        "new sum. (And exp(r / beta) can be infinite: use softmax.)": _shared_overflows,
         "the unseen responses have lost everything. Their logits do not move, so they keep some "
         "probability.": lambda p, r, s, b: torch.where(s, p + r / b, -torch.inf).softmax(0),
         "beta multiplies the rewards, but it must divide them.": lambda p, r, s, b: _moved(
@@ -144,36 +152,45 @@ reward_from_policy = Exercise(
 )
 
 
-def _noisy_case(g):
-    return (
-        torch.rand(5, generator=g),
-        0.3 * torch.rand((), generator=g).item(),
-        0.05 + torch.rand((), generator=g).item(),
-    )
+def _ratios_case(g):
+    chosen, rejected = 3 * torch.randn(2, 8, generator=g)
+    chosen[:4] = torch.tensor([-1.0, 2.0, -3.0, 1.0])  # in the right order, with a fall; without;
+    rejected[:4] = torch.tensor([-2.0, 1.0, -1.0, 4.0])  # in the wrong order, with a fall; without
+    return chosen, rejected
 
 
-def _said(p, e):
-    return (1 - e) * p + e * (1 - p)
+def _among(right, counted, of=None):
+    """The share of pairs in the right order, and the share of these that are counted."""
+    of = right if of is None else of
+    return torch.stack([right.float().mean(), (of & counted).float().sum() / of.float().sum()])
 
 
-best_log_ratio = Exercise(
-    "best_log_ratio",
-    ("share", "flipped", "beta"),
-    _noisy_case,
-    lambda p, e, b: torch.logit(_said(p, e)) / b,
+order_and_displacement = Exercise(
+    "order_and_displacement",
+    ("chosen", "rejected"),
+    _ratios_case,
+    lambda c, r: _among(c > r, c < 0),
     {
-        "beta multiplies, but it must divide: beta h is the logit.": lambda p, e, b: (
-            torch.logit(_said(p, e)) * b
+        "the second share is of all pairs. Take it among the pairs in the right "
+        "order.": lambda c, r: torch.stack(
+            [(c > r).float().mean(), ((c > r) & (c < 0)).float().mean()]
         ),
-        "the flips are missing. The share that the labels show is not the "
-        "share of people who prefer the response.": lambda p, e, b: torch.logit(p) / b,
-        "this is the share that the labels show. "
-        "The loss is smallest at its logit, divided by beta.": lambda p, e, b: _said(p, e),
-        "you counted the flips in one direction only. Labels of the people who prefer the "
-        "other response are flipped too.": lambda p, e, b: torch.logit((1 - e) * p) / b,
-        "this uses the logarithm of the share. Use the logarithm of the odds.": lambda p, e, b: (
-            _said(p, e).log() / b
+        "the second share counts pairs in the wrong order, too. Count the pairs in the right order "
+        "only.": lambda c, r: _among(c > r, c < 0, torch.ones_like(c > r)),
+        "the second share counts all pairs of which both have fallen. Count those in the right "
+        "order only, and divide by the number in the right order.": lambda c, r: torch.stack(
+            [(c > r).float().mean(), ((c < 0) & (r < 0)).float().mean()]
         ),
+        "the chosen response need not have risen. A pair is in the right order if its margin is "
+        "positive: which number must be larger than which?": lambda c, r: _among(c > 0, c < 0),
+        "a pair can be in the right order although both responses have moved in the same "
+        "direction.": lambda c, r: _among((c > 0) & (r < 0), c < 0),
+        "the second share counts the rejected responses that have fallen. It asks for the chosen "
+        "ones.": lambda c, r: _among(c > r, r < 0),
+        "the second share counts the chosen responses that have become more likely. "
+        "A log-ratio below 0 means less likely.": lambda c, r: _among(c > r, c > 0),
+        "these are the pairs in the wrong order. The chosen response must have the larger "
+        "log-ratio.": lambda c, r: _among(r > c, c < 0),
     },
 )
 
