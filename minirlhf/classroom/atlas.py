@@ -11,8 +11,8 @@ from minirlhf.experiments.records import load_results
 # The faulty runs that lesson 09 shows with their names.
 NAMED = ("collapsed", "reward scale wrong", "EOS never trained")
 
-# Diagnosis -> the recorded run, where it has another name. A diagnosis says what is wrong in the code,
-# and not which curve shows it.
+# Diagnosis -> the recorded run, where it has another name. A diagnosis says what is wrong in the
+# code, and not which curve shows it.
 RECORDED = {
     "no penalty": "hacked",
     "zero values": "dead critic",

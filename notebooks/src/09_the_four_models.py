@@ -72,11 +72,15 @@ table = recorded[
 responses = table.groupby("text")  # numbered from 0
 titles, given = responses.prompt.first(), responses.score.first()
 reviews = responses.token.agg(lambda tokens: "".join(tokens.iloc[:-1]))  # without EOS
-show.texts(pd.DataFrame({"film": titles, "score": given.round(2), "review": reviews}))
+show.texts(
+    pd.DataFrame(
+        {"film": titles.str.strip(), "score": given.round(2), "review": reviews}
+    )
+)
 
 # %% [markdown]
 # Actor and critic change with every step, so we take from the record what they said. The reference and
-# the reward model never change. They read the finished reviews again, here and now. Tensors have the shape
+# the reward model never change. They read the finished reviews again, now. Tensors have the shape
 # (B, R): B responses, R token positions.
 
 # %%
@@ -248,7 +252,7 @@ assert ((q - table.value) - table.td_error).abs().max() < 1e-3
 # And compare with a method that needs no training. *Best-of-n* samples n responses from the SFT model
 # and keeps the one that the reward model likes best. It pays n samples for each answer. Choosing
 # among n makes a response at most n times as likely, so its KL is at most $\ln n$ nats. The table has a
-# slightly better bound, $\ln n - (n-1)/n$.
+# better bound, $\ln n - (n-1)/n$.
 #
 # The table has three recorded runs. Each has its own SFT model and reward model. Brackets: lowest and
 # highest run. The *proxy* is the reward model's score.
@@ -390,7 +394,7 @@ show.curves(
 #
 # First ask *when* a curve goes wrong:
 #
-# - **At step 0**: the fault is in what you start from, or in the rewards.
+# - **At the start**, step 0: the fault is in what you start from, or in the rewards.
 # - **In the first updates**, as a jump: the updates are too large.
 # - **Later**, as a drift: the policy goes where the rewards send it, and you do not want it there.
 #
@@ -418,9 +422,9 @@ show.curves(
 # %% [markdown]
 # | when | what you see | likely fault | what to look at next |
 # |---|---|---|---|
-# | step 0 | *missing_eos* is 77 % | the SFT model cannot stop | SFT data: is EOS there, and in the loss? |
-# | step 0 | *value_loss* is 63, in healthy runs 0.7 (and the score ends at 61) | the scores are on the wrong scale | the SFT model's scores: their standard deviation should be 1 (lesson 08) |
-# | step 0 | *explained_variance* is −9 (section 6) | the critic's last layer is random | the next steps: it should soon be positive |
+# | start | *missing_eos* is 77 % | the SFT model cannot stop | SFT data: is EOS there, and in the loss? |
+# | start | *value_loss* is 63, in healthy runs 0.7 (and the score ends at 61) | the scores are on the wrong scale | the SFT model's scores: their standard deviation should be 1 (lesson 08) |
+# | start | *explained_variance* is −9 (section 6) | the critic's last layer is random | the next steps: it should soon be positive |
 # | first updates | *clip_fraction* is 36 %, then *kl* is 27 nats | the updates are too large | the learning rate, and the entropy of the next steps |
 # | later | *entropy* is near 0, *explained_variance* is 0.99 | collapse: all responses are alike, so their values are easy to predict | samples for different prompts |
 # | later | *score* rises to the end, *kl* is in the tens (section 7) | the policy hacks the reward model | entropy, variety, samples |
@@ -441,7 +445,7 @@ show.curves(
 # - Compare on held-out prompts, with a judge that training has never seen, and next to best-of-n. For a
 #   method, one observation is one training run.
 # - A hacked run can have a high gold score. Watch KL, entropy and variety, and read samples.
-# - In a log, first ask when a curve goes wrong: at step 0, in the first updates, or later.
+# - In a log, first ask when a curve goes wrong: at the start, in the first updates, or later.
 #
 # ## Exercises
 #
