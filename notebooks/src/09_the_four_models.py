@@ -24,6 +24,8 @@
 # model. About 60 minutes to read and 100 for exercises 1 to 5. Exercise 6 takes another hour.
 
 # %%
+from dataclasses import replace
+
 import pandas as pd
 import torch
 from IPython.display import display
@@ -105,6 +107,7 @@ def from_record(column):
 old_logprobs = from_record("old_logprob")  # the actor
 values = from_record("value")  # the critic
 assert (ref_logprobs - from_record("ref_logprob"))[mask].abs().max() < 0.001
+batch = replace(batch, old_logprobs=old_logprobs)
 batch = batch.with_columns(scores=scores, ref_logprobs=ref_logprobs, values=values)
 
 # %% [markdown]
@@ -171,9 +174,11 @@ show.microscope(table, "reward", text="all")
 # %% [markdown]
 # Try these two things, both in response 2:
 #
-# 1. **A bonus.** *bad* has the reward 0.26: the actor writes it less often than the reference. But its TD error is −0.37. Before *bad* the critic expects 1.22, after it only 0.60.
+# 1. **A bonus.** *bad* (of *badly*) has the reward 0.26: the actor writes it less often than the
+#    reference. But its TD error is −0.37. Before *bad* the critic expects 1.22, after it only 0.60.
 # 2. **Who is to blame?** *solid* and the second *performance* have the rewards −0.66 and −0.69. The critic
-#    had not expected them: the TD errors are −0.51 and −0.60. GAE blames the earlier tokens, too. Choose *advantage*: the twelve tokens from the first comma to *solid* are all negative.
+#    had not expected them: the TD errors are −0.51 and −0.60. GAE blames the earlier tokens, too. Choose
+#    *advantage*: the twelve tokens from the first comma to *solid* are negative.
 
 # %% [markdown]
 # ## 3. One of the four fails
@@ -664,7 +669,7 @@ print(atlas.diagnosed(diagnoses))
 
 # %% [markdown] tags=["solution"]
 # None of the three faults of section 8 is here. Few responses are cut at step 0, the first value losses
-# are near 1 or below, and at most a seventh of the tokens is clipped.
+# are near 1 or below, and at most 15 % of the tokens are clipped.
 #
 # - **C** and **E** begin like **B**, and drift later. In both the KL passes 90 nats. In **C** the entropy
 #   falls to 0.45 and few responses are cut. Nothing holds this policy: `no penalty`. In **E** the KL
@@ -808,7 +813,8 @@ print(graded(my_answers, explain=True))
 # keep the policies and ask about other films. The *bootstrap* draws 76 of the differences per film with
 # replacement, 2,000 times, and takes the middle 95 % of their means. PPO minus best-of-4 then goes
 # from 0.16 to 0.32, and PPO minus best-of-16 from −0.35 to −0.11. Neither contains 0, but neither
-# says anything about another run. (Pairing the films hardly helps here: without it the standard errors
+# says anything about another run. An interval for other films *and* other runs goes from −0.45 to −0.01
+# for best-of-16. It excludes 0, and that of section 5 does not. Three runs do not decide it. (Pairing the films hardly helps here: without it the standard errors
 # would be at most 1.06 times as large.)
 #
 # **Curves that do not warn.** At the end of the runs without the KL penalty the explained variance is
