@@ -11,13 +11,22 @@ from minirlhf.experiments.records import load_results
 # The faulty runs that lesson 09 shows with their names.
 NAMED = ("collapsed", "reward scale wrong", "EOS never trained")
 
+# Diagnosis -> the recorded run, where it has another name. A diagnosis says what is wrong in the
+# code, and not which curve shows it.
+RECORDED = {
+    "no penalty": "hacked",
+    "zero values": "dead critic",
+    "turned sign": "KL sign wrong",
+    "equal scores": "whitening at the optimum",
+}
+
 # Diagnosis -> what the log of such a run shows. A student who gave it to another run reads it.
 CLUES = {
     "healthy": (
         "score and gold rise together and then level off. The KL stays at two nats. "
         "The explained variance keeps rising."
     ),
-    "hacked": (
+    "no penalty": (
         "score and KL rise until the end, the KL to many tens of nats. Gold peaks earlier and "
         "then falls. The entropy falls by four fifths."
     ),
@@ -25,11 +34,11 @@ CLUES = {
         "the KL jumps at once, with a third of the tokens clipped. Then the entropy is 0 and "
         "responses have five tokens: every prompt gets the same response."
     ),
-    "dead critic": (
+    "zero values": (
         "the explained variance is exactly 0, not around 0, and stays there. "
         "Everything else looks nearly healthy."
     ),
-    "KL sign wrong": (
+    "turned sign": (
         "the KL grows by many nats per step and never slows down: the policy is rewarded for "
         "leaving the reference. Nearly every response is cut. The value loss grows."
     ),
@@ -41,7 +50,7 @@ CLUES = {
         "three quarters of the responses in the first rollout are cut: the SFT model cannot "
         "stop. PPO slowly teaches it to stop."
     ),
-    "whitening at the optimum": (
+    "equal scores": (
         "the score is constant, so there is nothing to learn. The policy still moves, because "
         "whitening also scales pure noise to variance 1."
     ),
@@ -55,7 +64,7 @@ def runs() -> dict[str, list[dict]]:
         letter: [
             {k: v for k, v in row.items() if k not in ("variant", "claim", "command")}
             for row in rows
-            if row["variant"] == name
+            if row["variant"] == RECORDED.get(name, name)
         ]
         for letter, name in names.items()
     }

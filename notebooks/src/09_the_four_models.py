@@ -24,14 +24,14 @@
 # model. About 60 minutes to read and 100 for exercises 1 to 5. Exercise 6 takes another hour.
 
 # %%
-import copy
+from dataclasses import replace
 
 import pandas as pd
 import torch
 from IPython.display import display
 
-from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
-from minirlhf.classroom import FAST, Questions, atlas, check, graded
+from minirlhf import core, experiments, models, rewards, show
+from minirlhf.classroom import Questions, atlas, check, graded
 
 # %% [markdown]
 # ## 1. The idea: four models, one number per token
@@ -60,46 +60,55 @@ from minirlhf.classroom import FAST, Questions, atlas, check, graded
 # ## 2. One batch goes through all four
 #
 # The task is that of lesson 06: the prompt is a film's title, the response a short review. The actor
-# starts as the model after supervised fine-tuning (SFT). The reference stays that model. Actor and
-# critic first get three steps of lesson 06's loop, here with the full learning rates. So actor and
-# reference differ.
+# and the reference start as the same model, after supervised fine-tuning (SFT). The critic starts as
+# the reward model.
+#
+# We read a *recorded* run of PPO, so that you see the numbers of this page. After 12 of its 24 steps
+# the actor wrote one review each for four films that training has not seen.
 
 # %%
-torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
-sft, tokenizer = models.load_policy("tiny-reviews-sft")
-reward_model, _ = models.load_scalar("tiny-reviews-reward")
-eos_id = tokenizer.eos_token_id
-score = rewards.rollout_score(reward_model, eos_id)
-actor, critic, _ = loops.train_ppo(
-    copy.deepcopy(sft),  # the actor starts as the SFT model,
-    copy.deepcopy(reward_model),  # the critic as the reward model
-    tokenizer,
-    tasks.reviews.rl_prompts(),
-    score,
-    loops.PPOConfig.plain(steps=1 if FAST else 3),
+recorded = experiments.results("microscope")
+table = recorded[
+    (recorded.source == "fresh") & (recorded.step == 12)
+]  # a row per token
+responses = table.groupby("text")  # numbered from 0
+titles, given = responses.prompt.first(), responses.score.first()
+reviews = responses.token.agg(lambda tokens: "".join(tokens.iloc[:-1]))  # without EOS
+show.texts(
+    pd.DataFrame(
+        {"film": titles.str.strip(), "score": given.round(2), "review": reviews}
+    )
 )
 
 # %% [markdown]
-# Now one batch: four films that training has not seen, one response each. Tensors have the shape (B,
-# R): B responses, R token positions.
+# Actor and critic change with every step, so we take from the record what they said. The reference and
+# the reward model never change. They read the finished reviews again, now. Tensors have the shape
+# (B, R): B responses, R token positions.
 
 # %%
-titles = tasks.reviews.eval_prompts("test")[:4]
-ids, prompt_mask = models.encode_prompts(tokenizer, titles)
-generator = torch.Generator().manual_seed(3)
-sampling = models.SamplingConfig(temperature=0.7, max_new_tokens=32)
-batch = models.sample(  # the actor
-    actor, ids, prompt_mask, eos_id=eos_id, config=sampling, generator=generator
-)
+sft, tokenizer = models.load_policy("tiny-reviews-sft")
+reward_model, _ = models.load_scalar("tiny-reviews-reward")
+batch = models.encode(tokenizer, titles.tolist(), reviews.tolist())
+mask = batch.response_mask
+score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)
 with torch.no_grad():
-    ref_logprobs = models.policy_logprobs(sft, batch, temperature=0.7)  # reference
+    ref_logprobs = models.policy_logprobs(sft, batch, temperature=0.7)  # as sampled
     scores = score(batch)  # the reward model
-    values = models.response_values(critic, batch)  # the critic
+
+
+# %%
+def from_record(column):
+    """A column of the table in the shape (B, R)."""
+    return torch.zeros(mask.shape).masked_scatter(
+        mask, torch.tensor(table[column].tolist())
+    )
+
+
+old_logprobs = from_record("old_logprob")  # the actor
+values = from_record("value")  # the critic
+assert (ref_logprobs - from_record("ref_logprob"))[mask].abs().max() < 0.001
+batch = replace(batch, old_logprobs=old_logprobs)
 batch = batch.with_columns(scores=scores, ref_logprobs=ref_logprobs, values=values)
-read = pd.DataFrame(
-    {"score": scores.tolist(), "review": models.decode(tokenizer, batch)}
-)
-show.texts(read.round(2))
 
 # %% [markdown]
 # **Predict.** Which of the four models
@@ -121,84 +130,76 @@ show.four_models(batch, kl_coef=0.5)
 # 3. The *reference*. Its only use is the KL penalty.
 # </details>
 #
-# **By hand.** We follow response 1, *A fine film.* (Responses are numbered from 0.) The reward
-# model gives it 1.33, more than one standard deviation above the mean of the SFT model's reviews.
-# The other three models say this of its tokens, of which the last is the end-of-sequence token
-# (EOS):
+# **By hand.** We follow response 3, *A finely entertaining tale.* The reward model gives it 1.26,
+# more than one standard deviation above the mean of the SFT model's reviews. The other three models
+# say this of its tokens, of which the last is the end-of-sequence token (EOS):
 
 # %%
-four = dict(actor=actor, reference=sft, reward_model=reward_model, critic=critic)
-table = evaluate.token_table(batch, tokenizer, **four, kl_coef=0.5)
-one = table[table.text == 1]
+one = table[table.text == 3]
 one[["token", "old_logprob", "ref_logprob", "value"]].round(2)
 
 # %% [markdown]
 # **Predict**, with a pencil.
 #
-# 1. What is the reward of the token *film*?
-# 2. What is the reward of EOS?
-# 3. What is the TD error of the full stop?
-# 4. The score is high. Is the sum of all five rewards positive?
+# 1. What is the reward of the token *tale*?
+# 2. What is the TD error of *tale*?
+# 3. EOS earns the whole score. Is its advantage positive? (After EOS the value is 0.)
+# 4. Is the sum of all seven rewards positive?
 
 # %% tags=["predict"]
-one[["token", "kl", "reward", "value", "td_error", "advantage"]].round(2)
+made = ["token", "kl", "reward", "value", "td_error", "advantage"]
+one[made].rename(columns={"kl": "log-ratio"}).round(2)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# 1. The log-ratio of *film* is −2.90 + 4.15 = 1.25 nats. (The table says 1.26, because it computes
-#    before it rounds.) The reward is half of that, negative: −0.63.
-# 2. EOS has the score as well. Its log-ratio is 0.01, so its reward is about 1.33.
-# 3. The reward of the full stop is −0.80. The critic says −0.01 before it and 0.03 after it. The TD
-#    error is −0.80 + 0.03 + 0.01 = −0.76. (Without rounding, −0.75.)
-# 4. No. The sum is −0.45. The log-ratios add up to 3.56 nats, so the KL penalty is 1.78. That is more
-#    than the score.
+# 1. The log-ratio of *tale* is −3.45 + 5.09 = 1.64 nats. The reward is half of that, negative: −0.82.
+# 2. The critic says 1.24 before *tale* and 1.44 after it. The TD error is −0.82 + 1.44 − 1.24 =
+#    −0.62.
+# 3. No. Its log-ratio is 0.00, so its reward is 1.26. No token follows, so its advantage is its TD error:
+#    1.26 − 1.85 = −0.59. (Without rounding, −0.58.) The score is high, but the critic expected more.
+# 4. No. The sum is −1.43: the log-ratios add up to 5.39 nats, so the KL penalty is 2.69.
 # </details>
 #
 # A good score is not enough. The actor has learned to write short praise, and finds this review
-# $e^{3.56}$ times, or 35 times, as likely as the reference does. The KL penalty takes back more than the
-# reward model gives. At the first three tokens the penalties of *film* and the full stop are still to
-# come: their advantages are negative. At the full stop the score outweighs its own penalty.
+# $e^{5.39}$ times, or 219 times, as likely as the reference does. The KL penalty takes back more than the
+# reward model gives. All seven advantages are negative: PPO makes this review less likely.
 #
-# The **token microscope** shows all numbers of all four responses. Point at
-# a token, or use the arrow keys. Colour is the reward, or what you choose in the menu: blue is positive,
+# The **token microscope** shows all numbers of all four responses. Colour is the reward, or what you choose in the menu: blue is positive,
 # orange negative.
 
 # %%
 show.microscope(table, "reward", text="all")
 
 # %% [markdown]
-# Try these two things:
+# Try these two things, both in response 2:
 #
-# 1. **A bonus.** In response 2, *The film is flat*, the token *The* has the reward 0.26. The actor
-#    writes it less often than the reference.
-# 2. **Who is to blame?** In response 2 the pieces *ell*, *or* and *ious* of an invented word have the
-#    rewards −0.43, −0.62 and −0.56. The critic did not expect them. So GAE blames all earlier tokens:
-#    choose *advantage*, and the first eleven lie between −1.46 and −0.87.
+# 1. **A bonus.** *bad* (of *badly*) has the reward 0.26: the actor writes it less often than the
+#    reference. But its TD error is −0.37. Before *bad* the critic expects 1.22, after it only 0.60.
+# 2. **Who is to blame?** *solid* and the second *performance* have the rewards −0.66 and −0.69. The critic
+#    had not expected them: the TD errors are −0.51 and −0.60. GAE blames the earlier tokens, too. Choose
+#    *advantage*: the twelve tokens from the first comma to *solid* are negative.
 
 # %% [markdown]
 # ## 3. One of the four fails
 #
-# We break one model at a time, and compute the advantages of response 1 again:
+# We break one model at a time, and compute the advantages of response 3 again:
 #
 # - *No reference*: it agrees with the actor on every token.
 # - *No reward model*: it gives every response the score 0.
 # - *No critic*: it says 0 before every token.
 #
-# **Predict.** With all four, the signs of the five advantages are − − − + +. What are they in each of
-# the three cases?
+# **Predict.** With all four, all seven advantages are negative. In each of the three cases: are the first
+# ones positive? Are the last ones? (The critic says −0.52 before the first token and 1.85 before EOS.)
 
 
 # %% tags=["predict"]
-mask, old_logprobs = batch.response_mask, batch.old_logprobs
-
-
 def advantages(scores=scores, ref_logprobs=ref_logprobs, values=values):
-    """The advantages of response 1."""
+    """The advantages of response 3."""
     token_rewards = core.kl_shaped_rewards(
         scores, old_logprobs, ref_logprobs, mask, kl_coef=0.5
     )
-    return core.gae(token_rewards, values, mask, gamma=1, lam=0.95)[0][1, : len(one)]
+    return core.gae(token_rewards, values, mask, gamma=1, lam=0.95)[0][3, : len(one)]
 
 
 failed = pd.DataFrame({"token": one.token.tolist(), "all four": advantages()})
@@ -210,12 +211,12 @@ failed.round(2)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - *No reference*: all five are positive, from 0.91 to 1.30. Only the high score is left, and nothing
-#   holds the actor.
-# - *No reward model*: all five are negative. Only the penalty is left. It pushes the actor back to the
-#   reference.
-# - *No critic*: the signs stay, and no advantage changes by more than 0.3. The critic expected nearly 0
-#   here, so losing this baseline changes little.
+# - *No reference*: the first five are positive, from 1.68 down to 0.05. Only the score is left, and
+#   nothing holds the actor. The last two are negative: there the critic expects more than 1.26.
+# - *No reward model*: all seven are negative, and lower than before. Only the penalty is left. It pushes
+#   the actor back to the reference.
+# - *No critic*: the first four are negative, the last three positive. Now an advantage is what is still
+#   to come. From *tale* on that is mostly the score, and nobody says that it was expected anyway.
 # </details>
 
 # %% [markdown]
@@ -230,19 +231,14 @@ failed.round(2)
 #
 # $$ Q(s_t, y_t) = r_t + V(s_{t+1}) . $$
 #
-# In words: read the same critic one token later, and add the reward. For *fine* in response 1, the
-# reward −0.13 and the critic's 0.29 after it make a $Q$ of 0.17 (rounded at the end). The value before it
-# is −0.01. The difference is the TD error, 0.18. The same holds for every token of the batch:
+# In words: read the same critic one token later, and add the reward. For *fine* in response 3, the
+# reward −0.71 and the critic's 0.65 after it make a $Q$ of −0.05 (rounded at the end). The value before
+# it is −0.29. The difference is the TD error, 0.24. The same holds for every token of the batch:
 
 # %%
 after = table.groupby("text").value.shift(-1, fill_value=0.0)  # V of the next prefix
 q = table.reward + after
-assert ((q - table.value) - table.td_error).abs().max() < 1e-4
-
-# %% [markdown]
-# But section 2 gave *fine* the advantage −0.28, not 0.18. Both estimate the same advantage. The TD
-# error trusts the critic's 0.29 after *fine*. GAE adds what came later: *film* and the full stop cost
-# more than the critic expected (lesson 05).
+assert ((q - table.value) - table.td_error).abs().max() < 1e-3
 
 # %% [markdown]
 # ## 5. Did it get better?
@@ -258,9 +254,10 @@ assert ((q - table.value) - table.td_error).abs().max() < 1e-4
 # 5. **Never the score alone.** Beside it: KL, length and variety. *Distinct-2* is the share of
 #    different pairs of neighbouring words.
 #
-# And a **reference line**: *best-of-n* samples n responses from the SFT model and keeps the one that
-# the reward model likes best. It needs no training, but n samples for each answer. Its KL in the table
-# is an upper bound, $\ln n - (n-1)/n$ nats.
+# And compare with a method that needs no training. *Best-of-n* samples n responses from the SFT model
+# and keeps the one that the reward model likes best. It pays n samples for each answer. Choosing
+# among n makes a response at most n times as likely, so its KL is at most $\ln n$ nats. The table has a
+# better bound, $\ln n - (n-1)/n$.
 #
 # The table has three recorded runs. Each has its own SFT model and reward model. Brackets: lowest and
 # highest run. The *proxy* is the reward model's score.
@@ -272,7 +269,8 @@ measures = {"gold": "gold score", "proxy": "proxy", "kl": "KL, nats"}
 measures |= {"length": "tokens", "distinct_2": "distinct-2"}
 judged = experiments.shown(tour, measures, by="method").T
 bound = ["best-of-4", "best-of-16"]
-judged.loc["KL, nats", bound] = "at most " + judged.loc["KL, nats", bound].str[:4]
+numbers = judged.loc["KL, nats", bound].str.split().str[0]  # without the brackets
+judged.loc["KL, nats", bound] = "at most " + numbers
 judged
 
 # %% [markdown]
@@ -282,7 +280,7 @@ judged
 
 # %%
 gold = tour.pivot(index="seed", columns="method", values="gold")
-above = -gold.drop(columns="PPO").sub(gold["PPO"], axis=0)
+above = gold.drop(columns="PPO").rsub(gold["PPO"], axis=0)  # PPO minus each column
 above.round(2)
 
 # %% [markdown]
@@ -295,7 +293,7 @@ above.round(2)
 # **Predict.** Does the interval contain 0 for SFT? For best-of-16?
 
 # %% tags=["predict"]
-half = 4.303 * above.std() / 3**0.5
+half = 4.303 * above.std() / 3**0.5  # 4.30 with one more digit
 mean = above.mean()
 pd.DataFrame({"PPO minus": mean, "low": mean - half, "high": mean + half}).round(2)
 
@@ -307,7 +305,8 @@ pd.DataFrame({"PPO minus": mean, "low": mean - half, "high": mean + half}).round
 # </details>
 #
 # So PPO gains about one gold point over SFT, at a KL of 2 nats. In each of the three runs it lies between
-# best-of-4 and best-of-16.
+# best-of-4 and best-of-16. Best-of-16 has more gold at a lower KL, at most 1.84 nats. What speaks for PPO
+# is the price of an answer: one sample instead of 16.
 
 # %% [markdown]
 # ## 6. A bad critic
@@ -317,15 +316,17 @@ pd.DataFrame({"PPO minus": mean, "low": mean - half, "high": mean + half}).round
 # model, six from the reward model.
 #
 # The table shows the critic's **explained variance** (lesson 05) in the batch of some steps, before
-# the update, as a mean over three seeds: 1 is perfect, 0 is as good as a constant. The figure shows
-# the gold score of the final policies, minus the mean of the six. The bar decides: it is again a
-# 95 % interval for other seeds. The grey band is the range of the six.
+# the update, as a mean over three seeds: 1 is perfect, 0 is as good as a constant.
+#
+# The figure shows the gold score of the final policies. Zero is the mean of the six runs, and the grey
+# band is their range.  The bar is a 95 % interval of the difference of the two
+# means, for other seeds. Only the bar tells whether the start costs gold.
 #
 # **Predict.** Which start is worse at step 0? After about how many steps is each of them above 0? And
 # does the worse start cost gold at the end?
 
 # %% tags=["predict"]
-names = {"as it is": "reward model", "kl_coef 0.5": "reward model, again"}
+names = {"as it is": "reward model", "kl_coef 0.5": "reward model, again"}  # 3 + 3
 names |= {"critic from the SFT model": "SFT model"}
 logged = experiments.results("ablations_history", "resources_history")
 logged["critic"] = logged.variant.replace(names)
@@ -347,9 +348,9 @@ show.differences(
 #
 # - *Reward model*: −0.29 at step 0, since it was never trained in the middle of a review. One step later
 #   it is above 0.
-# - *SFT model*: −9.37 at step 0. Its new layer is random, and its outputs swing by whole points. It comes
+# - *SFT model*: −9.37 at step 0. Its new layer is random: its outputs swing by whole points. It comes
 #   above 0 at step 6, and stays behind to the end.
-# - *Gold score*: with the SFT start it is 0.08 lower, with an interval from −0.17 to 0.002. It contains
+# - *Gold score*: with the SFT start it is 0.085 lower, with an interval from −0.17 to 0.002. It contains
 #   0, so this is no difference that three seeds can show.
 # </details>
 #
@@ -360,13 +361,12 @@ show.differences(
 # ## 7. A fooled reward model
 #
 # A policy *hacks* the reward model when it finds responses that the model likes and people do not.
-# You met such runs in exercise 5 of lesson 06: PPO without the KL penalty, three seeds. The figure
-# shows four curves of the training batches, with the penalty and without it.
+# You know such runs from lesson 07: PPO without the KL penalty writes *A funny and funny and funny ...*
+# for every film. The figure shows four curves of the
+# training batches, with the penalty and without it.
 #
-# **Predict.**
-#
-# 1. Which runs end with the higher gold score?
-# 2. A real project has no gold curve. Which of the other three (score, KL, entropy) would warn you?
+# **Predict.** A real project has no gold curve. Which of the other three (score, KL, entropy) warns
+# first? Which never does?
 
 # %% tags=["predict"]
 penalties = {"kl_coef 0.5": "with KL penalty", "kl_coef 0": "without"}
@@ -382,28 +382,14 @@ show.curves(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The line is the mean of three runs, the band goes from the lowest to the highest.
-#
-# 1. Those without the penalty: 2.64 instead of 1.45. But gold has been at 3.07, at step 10. From step
-#    12 on the score still rises, and gold falls.
-# 2. Not the score: it rises to 4, and looks like success. The *KL* warns first. At step 6 it is 6.2
-#    nats, instead of 1.8, and gold still rises. It ends at 86. The *entropy* follows: it falls from 2.48
-#    to 0.37 nats per token. The policy hardly chooses any more.
+# - The *score* never warns: it rises to 4, and looks like success. From step 12 on it still rises, and
+#   gold falls.
+# - The *KL* warns first. At step 6 it is 6.2 nats, instead of 1.8, and gold still rises. It ends at 86.
+# - The *entropy* follows: it falls from 2.48 to 0.37 nats per token. The policy hardly chooses any more.
 # </details>
 #
-# Now read the first samples of seed 0, for the first four held-out films:
-
-# %%
-by_coefficient = experiments.results("leash")
-samples = experiments.samples(by_coefficient, list(penalties)).rename(columns=penalties)
-show.texts(samples.head(4))
-
-# %% [markdown]
-# The healthy policy writes four different sentences, short and sometimes odd (*Bad, funny and very
-# funny*). The hacked policy writes nearly the same for all films: *A funny and funny and funny ...*
-# Reward model and gold model both like the word. Both learned from reviews that people write, and
-# no person writes it ten times. A judge that training has never seen is harder to fool, not
-# impossible to fool.
+# Gold itself is no alarm. It falls from 3.07, but ends at 2.64, above the 1.45 of the healthy runs. A judge
+# that training has never seen is harder to fool, not impossible to fool.
 #
 # Variety can also be counted: on the 76 held-out films distinct-2 is 0.02 instead of 0.81. KL,
 # entropy and variety cost nothing to log. And always read samples.
@@ -413,8 +399,8 @@ show.texts(samples.head(4))
 #
 # First ask *when* a curve goes wrong:
 #
-# - **In the first batch**, before any update: the fault is in what you start from, or in the rewards.
-# - **In the first steps**, as a jump: the updates are too large.
+# - **At the start**, step 0: the fault is in what you start from, or in the rewards.
+# - **In the first updates**, as a jump: the updates are too large.
 # - **Later**, as a drift: the policy goes where the rewards send it, and you do not want it there.
 #
 # The figure compares healthy runs (section 7, with the KL penalty) with three faulty ones, one run each:
@@ -424,8 +410,8 @@ show.texts(samples.head(4))
 # - *collapsed*: the learning rate is thirty times too high.
 #
 # *missing_eos* is the share of responses that were cut at 32 tokens. *clip_fraction* is the share of
-# tokens without a gradient because of PPO's clip. *clip_fraction* and *value_loss* are means over
-# the updates on a batch, so at step 0 they already tell about the first updates.
+# tokens without a gradient because of PPO's clip. *clip_fraction* and *value_loss* are means over the
+# updates on a batch. So a large *clip_fraction* at step 0 already belongs to the first updates.
 
 # %%
 faulty = ["EOS never trained", "reward scale wrong", "collapsed"]
@@ -441,16 +427,18 @@ show.curves(
 # %% [markdown]
 # | when | what you see | likely fault | what to look at next |
 # |---|---|---|---|
-# | first batch | *missing_eos* is 77 % | the SFT model cannot stop | SFT data: is EOS there, and in the loss? |
-# | first batch | *value_loss* is 63, in healthy runs 0.7 | the scores are on the wrong scale | the SFT model's scores: their standard deviation should be 1 (lesson 08) |
-# | first batch | *explained_variance* is −9 (section 6) | the critic's last layer is random | the next steps: it should soon be positive |
-# | first steps | *clip_fraction* is 36 %, then *kl* is 27 nats | the updates are too large | the learning rate, and the entropy of the next steps |
+# | start | *missing_eos* is 77 % | the SFT model cannot stop | SFT data: is EOS there, and in the loss? |
+# | start | *value_loss* is 63, in healthy runs 0.7 (and the score ends at 61) | the scores are on the wrong scale | the SFT model's scores: their standard deviation should be 1 (lesson 08) |
+# | start | *explained_variance* is −9 (section 6) | the critic's last layer is random | the next steps: it should soon be positive |
+# | first updates | *clip_fraction* is 36 %, then *kl* is 27 nats | the updates are too large | the learning rate, and the entropy of the next steps |
 # | later | *entropy* is near 0, *explained_variance* is 0.99 | collapse: all responses are alike, so their values are easy to predict | samples for different prompts |
 # | later | *score* rises to the end, *kl* is in the tens (section 7) | the policy hacks the reward model | entropy, variety, samples |
 #
+# The fourth and the fifth row are one run: *collapsed* first jumps, then collapses.
+#
 # A symptom is not yet a fault. The KL of *reward scale wrong* also rises, to 16 nats, because a
-# penalty with $\beta = 0.5$ has little weight against such scores. So look at a second curve: the
-# first value loss tells this run from those of section 7: theirs is 0.7, as in healthy runs.
+# penalty with $\beta = 0.5$ has little weight against such scores. So look at a second curve. Its first
+# value loss is 63. In the hacked runs of section 7 the first value loss is 0.7, as in healthy runs.
 
 # %% [markdown]
 # ## What to remember
@@ -462,7 +450,7 @@ show.curves(
 # - Compare on held-out prompts, with a judge that training has never seen, and next to best-of-n. For a
 #   method, one observation is one training run.
 # - A hacked run can have a high gold score. Watch KL, entropy and variety, and read samples.
-# - In a log, first ask when a curve goes wrong: in the first batch, in the first steps, or later.
+# - In a log, first ask when a curve goes wrong: at the start, in the first updates, or later.
 #
 # ## Exercises
 #
@@ -478,6 +466,12 @@ show.curves(
 #
 # *Hint:* first write down the values that this critic says. Responses have different lengths. Padding can
 # hold NaN, and NaN times 0 is NaN. Replace padding with `torch.where(mask, x, 0.0)` before you sum.
+#
+# <details><summary>What do you conclude?</summary>
+#
+# Your critic knows how the targets change along a response. It has learned nothing about what the tokens
+# say, so it cannot tell a good beginning from a bad one. A useful critic explains more than this one.
+# </details>
 
 
 # %% tags=["exercise"]
@@ -488,8 +482,7 @@ check.explained_by_position(explained_by_position)
 
 
 # %% [markdown] tags=["solution"]
-# A critic that is no better than this one has learned how the targets change along a response, and
-# nothing about what the tokens say. So it cannot tell a good beginning from a bad one.
+# Take the mean of each position over the real tokens there. Then compare the real tokens only.
 
 
 # %% tags=["solution"]
@@ -545,8 +538,7 @@ check.four_models(four_models)
 # four responses to each: (N, 4). Return a tensor of two numbers: the mean difference (ours minus
 # theirs), and its standard error for *other films*.
 #
-# *Hint:* section 5 asked about other runs, so its observation was one run. Which of these numbers would
-# change together if you drew another film?
+# *Hint:* section 5 asked about other runs, so its observation was one run. What is one observation here?
 
 
 # %% tags=["exercise"]
@@ -574,10 +566,12 @@ check.paired_standard_error(paired_standard_error)
 # token. Padding has the same id as EOS, as with GPT-2. There is no KL penalty. Nothing fails, and the
 # policy learns a little. The last cell trains it in a world of three words, *a*, *b* and EOS, in which
 # exactly one response is good: *a*, then EOS. It has the score 1, all others 0. A right function
-# comes close to 1. What is wrong in `score_rewards`? Mend it, run the checker, and draw the curves again.
+# comes close to 1. Draw the curves of the function as it is. What is wrong in `score_rewards`? Mend it,
+# run the checker, and draw the curves again. Then explain the first curve: why does it stop just below
+# 1/3? (The policy starts with equal probabilities for the three words.)
 #
 # *Hint:* write down `response_ids` of the good response (three tokens, EOS is 2), and what the function
-# returns for it.
+# returns for it. A response that was cut has no EOS.
 
 
 # %% tags=["exercise"]
@@ -597,6 +591,10 @@ check.score_rewards(score_rewards)
 # policy, like any other token. Nothing is earned after it, so it is never pushed up: the policy learns to
 # write *a*, but not to stop there. The *first* EOS belongs to the response, and only later ones are
 # padding. A response that was cut has no EOS. Its score belongs on its last token.
+#
+# Why 1/3? The score of the good response lands on *a*. So the probability of *a* as the first word goes
+# to 1. At the second word no token ever gets a reward. The gradient there is 0, and the three words keep
+# their equal probabilities: after *a*, EOS comes in 1/3 of the cases.
 
 
 # %% tags=["solution"]
@@ -644,55 +642,60 @@ show.lines(
 # one of those of section 8 (`EOS never trained`, `reward scale wrong`, `collapsed`), or one of
 # these:
 #
-# | name | what is wrong |
+# | name | what is wrong in the code |
 # |---|---|
-# | `hacked` | there is no KL penalty |
-# | `dead critic` | the critic says 0, whatever it reads |
-# | `KL sign wrong` | the KL penalty has the wrong sign |
-# | `whitening at the optimum` | every response has the same score, so there is nothing to learn; the advantages are whitened all the same |
+# | `no penalty` | `kl_coef=0` |
+# | `zero values` | the critic's values are multiplied by 0 |
+# | `turned sign` | `kl_shaped_rewards` gets `old_logprobs` and `ref_logprobs` in the wrong order |
+# | `equal scores` | the score of every response is 1 |
 #
-# Before you look, write down for each fault in which curve you expect it, and from which step on. Then
-# give each run its name, and note the curve that decided. For a wrong answer you are told what such a run
-# would look like. Score and gold are those of the training batches. The second figure has the two runs with large numbers.
+# Before you look, write down for each fault in which curves you expect it, and from which step on. Then
+# give each run its name, and note the curve that decided. Score, gold and explained variance are hidden,
+# because they would tell some of the runs at once. When you have decided, add them to `columns` and look
+# again. For a wrong answer you are told what such a run would look like. The second figure has the two
+# runs with large numbers.
 
 # %% tags=["shared"]
 frames = map(pd.DataFrame, atlas.runs().values())
 logs = pd.concat(frames, keys=atlas.runs(), names=["variant"]).reset_index("variant")
-columns = ["score", "gold", "kl", "entropy", "length", "missing_eos"]
-columns += ["clip_fraction", "explained_variance", "value_loss"]
+columns = ["kl", "entropy", "length", "missing_eos", "clip_fraction", "value_loss"]
 for letters in ("ABD", "CE"):
     some = logs[logs.variant.isin(list(letters))]
     display(show.curves(some, columns=columns, order="ABCDE"))
 
 # %% tags=["exercise"]
-diagnoses = {}  # yours, such as {"A": "hacked", "B": "collapsed"}
+diagnoses = {}  # yours, such as {"A": "no penalty", "B": "collapsed"}
 print(atlas.diagnosed(diagnoses))
 
 # %% [markdown] tags=["solution"]
-# Begin with what one curve alone decides, and ask when it begins.
+# None of the three faults of section 8 is here. Few responses are cut at step 0, the first value losses
+# are near 1 or below, and at most 15 % of the tokens are clipped.
 #
-# - **A** is `whitening at the optimum`. From step 0 on the score is 1 and never moves. Yet the KL is not
-#   0: whitening scales pure noise to variance 1, so the policy is pushed around. The explained variance
-#   starts near −3, because the targets hardly vary: any error is large beside them.
-# - **D** is `dead critic`. From step 0 on the explained variance is exactly 0, and the value loss does
-#   not fall. The rest looks nearly healthy, with less gold.
-# - **C** and **E** begin like **B**, and drift later. In both the score rises to the end and the KL
-#   passes 90 nats, so both look hacked. The second look tells them apart. In **C** the entropy
-#   falls to 0.45 and few responses are cut: it is `hacked`. In **E** the KL itself is rewarded. It
-#   reaches 222 nats, and a longer response can earn more, so nearly every response is cut. The
-#   rewards grow without end, and so does the value loss: `KL sign wrong`.
-# - **B** is `healthy`: the KL stays below 3 nats, the explained variance rises to 0.74.
+# - **C** and **E** begin like **B**, and drift later. In both the KL passes 90 nats. In **C** the entropy
+#   falls to 0.45 and few responses are cut. Nothing holds this policy: `no penalty`. In **E** the KL
+#   itself is rewarded. It reaches 222 nats, and a longer response can earn more, so nearly every response
+#   is cut. The rewards grow without end, and so does the value loss: `turned sign`.
+# - **D** is `zero values`. Its value loss starts lowest, at 0.18, because 0 is not a bad first guess. It
+#   ends higher, so this critic learns nothing. In A and B the value loss falls. (The explained variance is
+#   exactly 0, and the score rises less than in B.)
+# - **A** is `equal scores`. Its KL stays below 1.2 nats and its responses hardly get shorter: there is
+#   nothing to gain. The targets hardly vary, so its value loss falls to 0.05, less than half of B's. The
+#   KL is not 0, because whitening scales pure noise to variance 1, and so the policy is pushed around.
+#   (The score is always 1. The explained variance starts near −3: any error is large beside such
+#   targets.)
+# - **B** is `healthy`: the KL stays below 3 nats, the value loss falls to 0.12. (The explained variance
+#   rises to 0.74.)
 #
 # At the end C and E have a gold score above 2.5, and the healthy run 1.2. Neither of the two writes
 # anything that you would like to read.
 
 # %% tags=["solution"]
 diagnoses = {
-    "A": "whitening at the optimum",
+    "A": "equal scores",
     "B": "healthy",
-    "C": "hacked",
-    "D": "dead critic",
-    "E": "KL sign wrong",
+    "C": "no penalty",
+    "D": "zero values",
+    "E": "turned sign",
 }
 print(atlas.diagnosed(diagnoses))
 
@@ -708,12 +711,17 @@ print(atlas.diagnosed(diagnoses))
 # Each function is checked first. Then the tour trains a reward model and PPO with your functions in
 # the place of the package's. (`group_advantages` and `dpo_loss` come in lessons 11 and 12. Until
 # then the package's are used.) The report is `out/tour/mine/report.html`. Run the tour without
-# `--mine` as well, and compare `ppo.jsonl` of both runs. Are the numbers the same? Should they be?
-
-# %% [markdown] tags=["solution"]
-# **6.** Nearly, at first. A sum that is taken in another order differs in its last digit. Sampling
-# carries this on: after some steps one token is another one, and from there on the responses
-# differ. So the first steps agree to many digits, and the ends differ as two seeds do.
+# `--mine` as well, and compare `ppo.jsonl` of both runs. (Each run takes five minutes on two free cores,
+# and much longer on a busy machine.) Are the numbers the same? Should they be? How near is near enough?
+#
+# <details><summary>What you should see</summary>
+#
+# They need not be the same. Your sums may run in another order, and then their last digits differ.
+# Training and sampling make such a difference grow: after some steps one token is another one, and from
+# there on the responses differ. So the first two or three steps should agree to about three digits. If
+# step 0 already differs more, look for an error in your functions. The last steps may differ as two seeds
+# do. In lesson 06 the final gold scores of three seeds go from 1.26 to 1.40.
+# </details>
 
 # %% [markdown]
 # ## Questions
@@ -731,7 +739,7 @@ print(atlas.diagnosed(diagnoses))
 #
 # <details><summary>3. Why are the passes of section 2 made without gradient, though two of the models are trained?</summary>
 #
-# They make the data of the update: rewards, old log-probabilities, advantages, the critic's targets.
+# They only make the data of the update: rewards, old log-probabilities, advantages, the critic's targets.
 # These are constants in the loss. The gradient flows through the passes that come after, one per
 # minibatch.
 # </details>
@@ -785,12 +793,13 @@ print(graded(my_answers, explain=True))
 # blocks matter.
 #
 # **A warm-up.** One can also let only the critic learn for some steps, before the actor starts
-# (`critic_warmup`, 0 by default). We have not measured this on the reviews. One record is about
-# arithmetic in written steps: 80 steps of 128 responses, three seeds. The critic starts there with a
-# random last layer. With 15 steps of warm-up its explained variance at step 15 is −0.47, without one
-# −0.68. The share of right answers to 400 held-out problems ends at 0.68 with it and at 0.70 without.
-# The 95 % interval of the difference, for other problems and seeds, goes from −0.06 to 0.02. So three
-# seeds show no gain there.
+# (`critic_warmup`, 0 by default). We have measured it on arithmetic only, with three seeds. There the
+# critic starts with a random last layer. 15 steps of warm-up change the share of right answers to 400
+# held-out problems from 0.70 to 0.68. The 95 % interval of the difference, for other problems and seeds,
+# goes from −0.06 to 0.02. So three seeds show no gain.
+#
+# **A critic that never learns.** One recorded run has a critic that always says 0. Its gold score is 0.22
+# below the lowest of the six runs of section 6. It is one run, so it has no interval.
 #
 # **When V is not enough.** Where chance answers, $Q(s_t, y_t)$ is not $r_t + V(s_{t+1})$. Suppose a
 # user replies *yes* or *no*, each with probability 0.5. After *yes* the value is 2, after *no* 0.
@@ -800,54 +809,28 @@ print(graded(my_answers, explain=True))
 # $A_t + V(s_t)$. With $\lambda = 0.95$ they contain a part of the critic's own predictions. With
 # $\lambda = 1$ they do not, and the same start has −1.45 at step 0, instead of −0.29.
 #
-# **A critic that never learns.** One recorded run has a critic that always says 0. Its gold score is 0.22
-# below the lowest of the six runs of section 6. It is one run, so it has no interval.
-#
-# **Other films.** The interval of section 5 keeps the 76 films. You can also ask how the same
-# policies would do on other films. The *bootstrap* draws 76 of the differences per film with
+# **Other films.** The interval of section 5 keeps the 76 films and asks about other runs. You can also
+# keep the policies and ask about other films. The *bootstrap* draws 76 of the differences per film with
 # replacement, 2,000 times, and takes the middle 95 % of their means. PPO minus best-of-4 then goes
 # from 0.16 to 0.32, and PPO minus best-of-16 from −0.35 to −0.11. Neither contains 0, but neither
-# says anything about another run. An interval for other films and other seeds together goes from
-# −0.003 to 0.48 and from −0.45 to −0.01. Its factor is smaller than 4.30, because the 76 films give
-# part of the scatter. So for best-of-16 this interval excludes 0, and that of section 5 does not.
-# Three runs do not decide it.
+# says anything about another run. An interval for other films *and* other runs goes from −0.45 to −0.01
+# for best-of-16. It excludes 0, and that of section 5 does not. Three runs do not decide it. (Pairing the films hardly helps here: without it the standard errors
+# would be at most 1.06 times as large.)
 #
-# **How much does one film say?** The 76 differences between PPO and best-of-4 have a standard
-# deviation of about 0.6 in one seed. So their mean has a standard error of about 0.07, and a
-# difference of 0.2 is found about four times in five. For half the standard error you need four
-# times as many films. In these records pairing hardly helps: without it the standard error would be
-# at most 1.05 times as large. Films that are easy for one method are not easier for the other. You
-# only know after you have looked.
-#
-# **Which gold is which?** All gold scores of PPO on this page have $\beta = 0.5$ and 24 steps.
-# Section 5: three runs, 1.34. Section 6: six runs, two for each of the seeds 0, 1 and 2, with a
-# mean of 1.40. The runs with the KL penalty in section 7 are three of the six. Their final policies
-# have 1.43. All of these are means over four responses to each of the 76 held-out films. The curve
-# of section 7 ends at 1.45, for the same three runs. It shows the 64 responses of a training batch.
-#
-# **A hacked run's critic.** At the end of the runs without the KL penalty the explained variance is
-# 0.76, with it 0.68. It is a share, and the value loss is not: that is 0.006 instead of 0.15. The
-# responses are nearly alike, so the targets hardly vary, and the critic's errors shrink with them.
-# So this curve does not give the run away. *Same opening*, the share of responses that begin with
-# the commonest four words, would: it is about one half.
+# **Curves that do not warn.** At the end of the runs without the KL penalty the explained variance is
+# 0.76, with it 0.68. So this curve does not give a hacked run away. Gold does not give
+# *reward scale wrong* away either: on the held-out films it is 2.87, twice that of the healthy runs. But
+# distinct-2 is 0.10 instead of 0.81.
 #
 # **Not explained.** In section 8 the explained variance of *reward scale wrong* falls after a few
-# steps. The clip of the critic's loss may be the reason: it holds each value near its old one, and
-# these targets are far away. The record does not tell.
-#
-# **How many samples?** We draw 16 responses of the SFT model per film. All of them count for SFT.
-# Best-of-4 makes four choices of them, best-of-16 one. PPO has four responses per film.
-#
-# **Cut responses.** The recorded runs of this lesson subtract 1 from the score of a response without
-# EOS. Apart from that it is treated as finished.
+# steps. The record does not tell why.
 #
 # **What the libraries do.** TRL lets you name the model from which the critic starts.
 # DeepSpeed-Chat takes the reward model. OpenRLHF takes the reward model if you name none. verl has
 # a warm-up of the critic as an option, TRL has none. The score lands on EOS here, on the last token
 # that the policy chose in OpenRLHF, and one position later in TRL. The logged KL is a sum per
 # response here and in TRL, and a mean per token in OpenRLHF. So ask which one it is before you
-# compare two logs. To save memory, adapters share one model, and the reference is the model with
-# its adapter switched off (lesson 10).
+# compare two logs.
 #
 # **References.** Ziegler et al. 2019, *Fine-tuning language models from human preferences*
 # (sections 2.1 and 2.2: reward model, KL penalty, the critic's start). Stiennon et al. 2020,
@@ -857,6 +840,6 @@ print(graded(my_answers, explain=True))
 # where the score lands). Zheng et al. 2023, *Secrets of RLHF in large language models, part I*
 # (sections 4 and 5: which curves tell a run's health).
 #
-# *How this lesson is checked:* its step is that of lesson 06 and equals `train_ppo`
-# (`tests/loops/test_by_hand.py`), and every number about a recorded run is compared with the record
+# *How this lesson is checked:* the record of sections 2 to 4 comes from `minirlhf experiment microscope`,
+# and every number about a recorded run is compared with the record
 # (`tests/claims/test_lesson_09.py`).
