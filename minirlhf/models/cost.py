@@ -259,8 +259,8 @@ def activation_bytes(
     The count is exact in float32 without adapters. Measurements differ from it elsewhere. Llama
     models in bfloat16 keep a tenth more, because norms are computed in float32. With adapters they
     keep about half as much again (whole models 1.34 to 1.56 times the count, a block alone 1.6),
-    because adapters keep float32 copies of what they read. Adapters on float32 weights keep a tenth less, because frozen norms do
-    not need their input.
+    because adapters keep float32 copies of what they read. Adapters on float32 weights keep a tenth
+    less, because frozen norms do not need their input.
 
     Args:
         batch: B sequences.
