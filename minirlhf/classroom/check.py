@@ -100,6 +100,7 @@ from minirlhf.classroom.lessons.lesson_14 import (
     simpo_loss,
     slopes_of_a_pair,
 )
+from minirlhf.classroom.lessons.lesson_14b import lead_in_draw
 from minirlhf.classroom.lessons.lesson_15 import (
     luck_of_a_result,
     mask_of,

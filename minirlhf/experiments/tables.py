@@ -156,7 +156,7 @@ def above_curve(
     kl: str = "kl",
     minus: str | None = None,
     by: str = "variant",
-    draws: int = 500,
+    draws: int = 10_000,
 ) -> pd.DataFrame:
     """How far variants lie above a curve at equal KL, with 95 % intervals.
 
@@ -165,7 +165,8 @@ def above_curve(
     the points. Beyond its ends the curve is level: a variant there is compared with the end.
 
     The interval is for other seeds and other prompts. Seeds and prompts are drawn anew `draws`
-    times, in the curve too. low and high are the 2.5 % and the 97.5 % quantile of the results.
+    times, in the curve too: one draw is the same for all variants. low and high are the 2.5 % and
+    the 97.5 % quantile of the results.
 
     Args:
         column: a number that was recorded for every prompt; see `by_prompt`.
@@ -174,6 +175,8 @@ def above_curve(
         kl: the column of the distance, above 0. Give a column of your own to count the distance
             in another way, for example per token.
         minus: a variant whose distance from the curve is subtracted from each result.
+        draws: with 500, the ends of an interval of width 0.3 differ by about 0.01 from one
+            generator to another; with 10,000, by about 0.002.
 
     Returns:
         One row per variant: difference, low, high, prompts, seeds.
@@ -189,24 +192,20 @@ def above_curve(
     _check_comparable(values, distances, needed, by)
     shape = values[curve[0]].shape
     generator = torch.Generator().manual_seed(0)
-    rows = []
-    for draw in range(draws + 1):  # the first: every seed and prompt once
-        seeds, prompts = (
-            torch.randint(n, (n,), generator=generator, device="cpu").numpy()
-            if draw
-            else np.arange(n)
-            for n in shape
-        )
-        points = {
-            name: (
-                distances[name].to_numpy()[seeds].mean(),
-                values[name].to_numpy()[seeds][:, prompts].mean(),
-            )
-            for name in needed
-        }
-        x, y = np.array(sorted(points[name] for name in curve)).T
-        rows.append([points[n][1] - np.interp(np.log(points[n][0]), np.log(x), y) for n in needed])
-    ahead = pd.DataFrame(rows, columns=needed)
+    drawn = [[torch.arange(n) for n in shape]]  # first, every seed and prompt once
+    for _ in range(draws):
+        drawn.append([torch.randint(n, (n,), generator=generator, device="cpu") for n in shape])
+    seeds, prompts = (  # (draws + 1, n): the weight of each in each draw
+        np.stack([np.bincount(one[k], minlength=n) / n for one in drawn])
+        for k, n in enumerate(shape)
+    )
+    log_kl = np.stack([np.log(seeds @ distances[n].to_numpy()) for n in needed], 1)
+    means = np.stack([((seeds @ values[n].to_numpy()) * prompts).sum(1) for n in needed], 1)
+    at_equal_kl = np.empty_like(means)  # the curve's height
+    for draw, (x, y) in enumerate(zip(log_kl, means, strict=True)):
+        points = sorted(zip(x[: len(curve)], y[: len(curve)], strict=True))
+        at_equal_kl[draw] = np.interp(x, *zip(*points, strict=True))
+    ahead = pd.DataFrame(means - at_equal_kl, columns=needed)
     ahead = ahead[chosen].sub(ahead[minus] if minus else 0.0, axis=0)
     low, high = (ahead[1:].quantile(q) for q in (0.025, 0.975))
     return _differences(

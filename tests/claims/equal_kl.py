@@ -32,7 +32,7 @@ COMPARED = (
 
 BETAS = ("beta 1", "beta 0.3", "beta 0.1", "beta 0.03")  # from the shortest way to the longest
 HUMAN, ONCE = "human texts, the scorer's labels", "the start's own texts"  # variants
-DRAWS = 500
+DRAWS = 10_000
 
 
 def recorded(*names):
@@ -69,7 +69,7 @@ def measured(record, variant):
 def above(variant, per="response", other=None):
     """(gold minus the curve's at equal KL, low, high): a 95 % interval over seeds and films.
 
-    Seeds and films are drawn anew 500 times, those of the curve too.
+    Seeds and films are drawn anew 10,000 times, those of the curve too.
 
     Args:
         per: what KL is counted by, "response" or "token".

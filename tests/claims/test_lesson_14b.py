@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -9,7 +10,18 @@ from minirlhf import core, evaluate, experiments, models, tasks
 from minirlhf.experiments.registry import BEST
 from minirlhf.loops.losses import LOSSES as ALL_LOSSES
 from minirlhf.loops.online import OnlineConfig
-from tests.claims.equal_kl import BETAS, COMPARED, DRAWS, HUMAN, ONCE, above, mean, recorded
+from tests.claims.equal_kl import (
+    BETAS,
+    COMPARED,
+    DRAWS,
+    HUMAN,
+    ONCE,
+    above,
+    along,
+    mean,
+    measured,
+    recorded,
+)
 from tests.claims.prose import lesson
 
 LOSSES = {name: ALL_LOSSES[name] for name in COMPARED}
@@ -49,13 +61,39 @@ def differences(runs, variant, other):
 # ---- section 1: at equal KL
 
 
+def comparable(runs, variants, beyond=0.1):
+    """The lesson's rule: a KL between the curve's ends, or at most a tenth of the end beyond."""
+    low, high = mean(runs, BETAS[0], "kl"), mean(runs, BETAS[-1], "kl")
+    kls = {name: mean(runs, name, "kl") for name in variants}
+    return [n for n in variants if (1 - beyond) * low <= kls[n] <= (1 + beyond) * high]
+
+
+def test_the_rule_says_what_the_lesson_compares(runs):
+    moving = ["dpo, synced", "dpo, mixed", "dpo, no reference"]
+    own = [HUMAN, ONCE, "online-dpo", "iterative-dpo", IMITATED]
+    assert comparable(runs, list(LOSSES)) == [n for n in LOSSES if n in {"dpo", *ON_CURVE}]
+    assert comparable(runs, moving) == moving[:2]
+    assert comparable(runs, own) == [n for n in own if n != "iterative-dpo"]
+    strict = comparable(runs, [*SHOWN, *moving, *own], beyond=0)
+    lost = set(comparable(runs, [*SHOWN, *moving, *own])) - set(strict)
+    assert lost == {"tdpo", "dpo, synced"}
+    per_token = runs.assign(kl=runs.kl / runs.length)
+    assert set(comparable(per_token, own, beyond=0)) == {*own} - {"iterative-dpo"}
+
+
+def test_within_a_tenth_of_its_ends_the_curve_changes_little(runs):
+    x, y = ([mean(runs, n, column) for n in BETAS] for column in ("kl", "gold"))
+    slopes = [(y[k + 1] - y[k]) / math.log(x[k + 1] / x[k]) for k in range(3)]
+    assert -slopes[0] * math.log(0.9) < 0.035 and slopes[-1] * math.log(1.1) < 0.035
+
+
 def test_eight_losses_lie_on_dpos_curve(runs):
     ends = [mean(runs, beta, "kl") for beta in (BETAS[0], BETAS[-1])]
     assert set(ON_CURVE) == {n for n in LOSSES if LOSSES[n].reference} - {"dpo", "dpop"}
     for variant in ON_CURVE:
         difference, low, high = above(variant)
         assert abs(difference) < 0.075 and low < 0 < high
-        assert 0.9 * ends[0] < mean(runs, variant, "kl") < ends[1]
+        assert variant in comparable(runs, ON_CURVE) and mean(runs, variant, "kl") < ends[1]
     start = experiments.results("tour").query("method == 'SFT'").gold.mean()
     assert min(mean(runs, variant, "gold") for variant in ON_CURVE) > start + 0.3
 
@@ -229,6 +267,21 @@ def of_doubts(world):
     return (found - world.gibbs(beta=0.5)).abs().sum().item() / 2
 
 
+def test_only_dpo_has_no_end_with_one_weight(one_weight):
+    """Descent ends where a grid over w has the least loss."""
+    weights = torch.linspace(-3, 10, 130001, dtype=torch.float64)
+    p = (weights[:, None] * torch.tensor([1.0, -1.0, 4.0]).double()).log_softmax(1)
+    start = torch.full_like(weights, -math.log(3))
+    for name in ("DPO", "IPO", "NCA", "KTO", "DPOP", "CPO"):
+        loss, settings = {"KTO": (kto, {}), "CPO": (core.cpo, {})}.get(name) or SETTINGS[name]
+        given = [] if name == "CPO" else [start, start]
+        least = loss(p[:, 0], p[:, 1], *given, beta=1.0, **settings).argmin()
+        if name == "DPO":
+            assert least == len(weights) - 1
+        else:
+            assert 2 * weights[least].item() == pytest.approx(one_weight[name][3], abs=0.05)
+
+
 @pytest.fixture(scope="module")
 def one_weight():
     """name -> (yes, no, sure, h) at the end of one pair, yes above no, with beta 1."""
@@ -356,13 +409,21 @@ def test_rejection_sampling_nears_the_gibbs_policy(world):
 
 def distances(world):
     ref, target = world.probs(world.ref_logits), world.gibbs(beta=0.5)
-    draw, found = torch.Generator().manual_seed(0), {}
-    for k in (2, 8, 64):
-        samples = torch.multinomial(ref.expand(4000, 15), k, True, generator=draw)
+    draw, count, found = torch.Generator().manual_seed(0), 100_000, {}
+    for k in (1, 2, 8, 64):
+        samples = torch.multinomial(ref.expand(count, 15), k, True, generator=draw)
         kept = core.rejection_sample(world.rewards[samples], beta=0.5, generator=draw)
-        share = samples.gather(1, kept)[:, 0].bincount(minlength=15) / 4000
+        share = samples.gather(1, kept)[:, 0].bincount(minlength=15) / count
         found[k] = ((share - target).abs().sum() / 2).item()
     return found
+
+
+def test_the_distances_of_rejection_sampling_are_those_of_the_exact_sums(world):
+    ref, weights = world.probs(world.ref_logits), (world.rewards / 0.5).exp()
+    first = ref[:, None] * ref * weights[:, None] / (weights[:, None] + weights)
+    for k, share in ((1, ref), (2, 2 * first.sum(1))):
+        exact = (share - world.gibbs(beta=0.5)).abs().sum() / 2
+        assert distances(world)[k] == pytest.approx(exact.item(), abs=0.005)
 
 
 def test_iterative_dpo_has_the_most_gold_and_the_most_kl_on_every_seed(runs):
@@ -382,6 +443,45 @@ def test_online_dpo_leads_people_with_the_same_labels_and_once_only_by_response(
     for per in ("response", "token"):
         assert above("online-dpo", per, HUMAN)[1] > 0
     assert above(ONCE, other=HUMAN)[1] > 0 > above(ONCE, "token", HUMAN)[1]
+
+
+def test_best_of_eight_does_not_lead_by_more_than_luck():
+    for per in ("response", "token"):
+        _, low, high = above(IMITATED, per, HUMAN)
+        assert low < 0 < high
+
+
+def test_online_dpo_brought_more_than_any_loss_and_the_labels_alone_did_not():
+    for loss in SHOWN:
+        for per in ("response", "token"):
+            assert above("online-dpo", per, loss)[1] > 0
+    assert any(above(HUMAN, other=loss)[1] < 0 for loss in SHOWN)
+
+
+def seeds_of_points(variant, same, draws=4000):
+    """The 95 % interval if the points of the curve have the same drawn seeds, or others."""
+    (gold, kl, _), curve = measured("preference", variant), [measured("betas", n) for n in BETAS]
+    generator, leads = torch.Generator().manual_seed(2), []
+    for _ in range(draws):
+        s, films = (torch.randint(n, (n,), generator=generator) for n in gold.shape)
+        each = [s if same else torch.randint(3, (3,), generator=generator) for _ in curve]
+        x = torch.stack([point[1][k].mean() for point, k in zip(curve, each, strict=True)])
+        y = torch.stack(
+            [point[0][k][:, films].mean() for point, k in zip(curve, each, strict=True)]
+        )
+        at = along(kl[s].mean()[None], x[None], y[None])
+        leads.append(gold[s][:, films].mean() - at[0])
+    return torch.stack(leads).quantile(torch.tensor([0.025, 0.975]).double())
+
+
+def test_with_other_seeds_for_the_curve_one_interval_is_wider_and_one_narrower():
+    width = {
+        (n, same): seeds_of_points(n, same).diff().item()
+        for n in ("robust", "kto")
+        for same in (True, False)
+    }
+    assert width["robust", False] > 1.2 * width["robust", True]
+    assert width["kto", False] < 0.95 * width["kto", True]
 
 
 def test_how_far_each_goes(runs):
@@ -451,6 +551,13 @@ def at_equal_kl(said, runs):
     said("the intervals are wide (KTO's reaches to", widest, widest == above("kto")[2])
 
 
+def nearly_level(runs):
+    """The most that a tenth of the KL beyond an end would change the curve's gold."""
+    x, y = ([mean(runs, n, column) for n in BETAS] for column in ("kl", "gold"))
+    ends = ((0, 1, 0.9), (2, 3, 1.1))
+    return max((y[j] - y[i]) / math.log(x[j] / x[i]) * abs(math.log(tenth)) for i, j, tenth in ends)
+
+
 def by_hand(said, runs):
     (x0, y0), (x1, y1), (x, y) = (
         [round(mean(runs, n, column), 3) for column in ("kl", "gold")]
@@ -462,8 +569,10 @@ def by_hand(said, runs):
     at = y0 + way * (y1 - y0)
     said("There the curve has", y0, way, y1, y0, at)
     said("So IPO is", y, at, y - at)
-    said("than luck? We draw seeds and films anew,", DRAWS)
-    said("The middle", 0.95)
+    films = {len(row) for row in runs.gold_by_prompt}
+    said("luck?** We draw three of the three seeds and", *films, *films)
+    said("The middle", 0.95, DRAWS)
+    said("so near to it the curve would change by about", nearly_level(runs))
     said("**By hand.** IPO", abs(above("ipo")[0] - (y - at)) < 0.001)
 
 
@@ -486,22 +595,20 @@ def labels(said, world, hard_ends):
     said("**DPO runs to", 1)
     said("**cDPO stops at", hard_ends["cDPO"], hard_ends["IPO"])
     said("**Hinge stops at", hard_ends["hinge"])
-    said("In the next world", 0.2)
+    said("Now other labels in the same world:", 0.2)
 
 
 def anchors(said, one_weight, asked):
     assert (LOSSES["dpop"].settings["penalty"], LOSSES["tdpo"].settings["alpha"]) == (5.0, 0.5)
-    said("A fall of the chosen response lowers $h$ by", 5)
     said("Each cost is between", 0, 1)
-    said("That keeps it near the reference. $\\alpha$ is", 0.5)
     said("We hold $h$ at", 0, 0)
     said("**DPO** pushes with", push("DPO", [3.0], [3.0])[0].item())
     said("- **DPOP** pushes the chosen response up with", 0.3)
     fallen = push("DPOP", [-15.0], [-15.0])[1].item()
-    said("rises from a half to", 1, fallen, fallen == pytest.approx(2 * 0.05, rel=0.01))
+    said("gradient rises from a half to", 1, fallen, fallen == pytest.approx(2 * 0.05, rel=0.01))
     up, down = (x.item() for x in push("NCA", [-15.0], [-15.0]))
-    said("brings a fallen pair back: at", -15, up, down)
-    said("one down with only 0.01. Above", math.log(2) / 0.1)
+    said("so at $c = \\log 2 / \\beta$ =", math.log(2) / 0.1)
+    said("A fallen pair is brought back: at", -15, up, down)
     said("Where does each loss stop, with $\\beta$ =", 1)
     said("*Yes* starts at", 1 / 3)
     said("IPO stops at its target, $h$ =", one_weight["IPO"][3])
@@ -522,14 +629,15 @@ def moved_by(said, runs, moved, asked):
     for name in ("ipo", "tdpo"):
         said("TDPO and IPO have", mean(asked, name, "right_order"))
     kls = [mean(runs, name, "kl") for name in ("tdpo", "ipo")]
-    said("have 58 % at", *kls, max(mean(runs, name, "kl") for name in RAISERS))
+    said("of the order of new pairs at", *kls, max(mean(runs, name, "kl") for name in RAISERS))
 
 
 def reference(said, runs):
     said("Every", 25, 0.6)
     said("*Synced* has", above("dpo, synced")[0], above("dpo, mixed")[0])
     said("and both intervals contain", 0)
-    said("(*Synced* ends at", mean(runs, "dpo, synced", "kl"))
+    synced = mean(runs, "dpo, synced", "kl")
+    said("(*Synced* ends at", synced, 1 < synced / mean(runs, "beta 0.03", "kl") < 1.1)
     far = "dpo, no reference"
     said("more than twice as far,", mean(runs, far, "kl"), mean(runs, far, "gold"))
 
@@ -549,13 +657,17 @@ def responses(said, runs):
         [above(v, p, HUMAN) for p in ("response", "token")] for v in ("online-dpo", ONCE)
     )
     said("leads however KL is counted, by", *[lead[0] for lead in online])
-    said("begins just above", 0, 0 < online[1][1] < 0.01)
-    said("**Own, once** has", *[lead[0] for lead in once])
+    ends = [mean(runs, n, "kl") for n in ("online-dpo", HUMAN)]
+    said("But it ends at", *ends)
+    said("**Own, once** leads by", *[lead[0] for lead in once])
     assert all(0.4 < a[0] / b[0] < 0.6 for a, b in zip(once, online, strict=True))
-    said("Per token its interval touches", 0, -0.005 < once[1][1] < 0)
+    said("0.11, and the interval contains", 0, once[1][1] < 0 < once[1][2])
+    eight = [above(IMITATED, p, HUMAN) for p in ("response", "token")]
+    said("does not lead by more than luck:", *[lead[0] for lead in eight])
     variety = {v: mean(runs, v, "distinct_2") for v in (HUMAN, *OWN)}
-    said("falls from", *[variety[v] for v in (HUMAN, "online-dpo", best, IMITATED)])
-    said("ahead per review only; least varied", min(variety, key=variety.get) == IMITATED)
+    said("Distinct-2 falls from", *[variety[v] for v in (HUMAN, "online-dpo", best)])
+    said("has no fresh responses, and the lowest:", variety[IMITATED])
+    said("than luck; least varied", min(variety, key=variety.get) == IMITATED)
 
 
 def exercises(said, runs):
@@ -565,26 +677,44 @@ def exercises(said, runs):
     said("(a) On paper: DPO's curve has", points[0][1], points[0][0], points[1][1], points[1][0])
     said("A run has a gold of", 1.30, 3.7)
     said("(a) log", 3.7, 2.5, 5.4, 2.5, way, 1.06, way, 0.33, at, round(1.30 - at, 2))
-    ppo = recorded("leash")
-    said("The coefficients", 2, 1, mean(ppo, "kl_coef 2", "kl"), mean(ppo, "kl_coef 1", "kl"))
-    assert mean(ppo, "kl_coef 1", "kl") < mean(runs, "beta 1", "kl")
-    rows = experiments.results("betas", "preference", "leash")
-    for minus, words in (
-        (None, "With 0.5 PPO is above by"),
-        ("online-dpo", "from the curve, PPO has"),
-    ):
-        two = ["kl_coef 0.5", "kl_coef 0.25"]
-        table = experiments.above_curve(rows, "gold", BETAS, two, minus=minus)
-        first, second = (table.loc[n, ["difference", "low", "high"]].tolist() for n in two)
-        middle = (0.25,) if minus is None else (0.5,)
-        said(words, *first, *middle, *second)
-    said("before the curve begins: no comparison. With", 0.5)
-    said("and 0.23 [0.10, 0.38] with", 0.25)
+    of_ppo(said, runs)
+    said("(b) Draw seeds and films", 2000)
+    said("Take the quantiles", 0.025, 0.975)
+    said("robust DPO has", *above("robust")[1:], *above("kto")[1:])
+    said("(b) Yes, up to about", 0.01)
+    for name in ("robust", "kto"):
+        apart = seeds_of_points(name, same=True) - torch.tensor(above(name)[1:])
+        assert apart.abs().max() < 0.01
     said("At $w = 1$ it is $\\log 2 / \\beta$, the", math.log(2) / 0.1)
     numbers = [mean(runs, n, x) for n in ("robust", "dpo") for x in ("gold", "kl")]
     said("4. A paper reports a gold of", *numbers)
     robust = above("robust")
     said("record. DPO's curve has", mean(runs, "robust", "gold") - robust[0], *robust)
+
+
+def of_ppo(said, runs):
+    rows, ppo = experiments.results("betas", "preference", "leash"), recorded("leash")
+    kl = {c: mean(ppo, f"kl_coef {c}", "kl") for c in ("2", "1", "0.5", "0.25", "0.1", "0")}
+    assert {f"kl_coef {c}" for c in kl} == {n for n in set(ppo.index.levels[0]) if "kl_c" in n}
+    both = pd.concat([ppo, runs[~runs.index.duplicated()]])
+    near = comparable(both, [f"kl_coef {c}" for c in kl])
+    assert near == [f"kl_coef {c}" for c in ("1", "0.5", "0.25", "0.1")]
+    said("(c) The coefficient", 2, kl["2"], 0, kl["0"])
+    said("no comparison. The coefficient", 1, kl["1"], 0.1, kl["0.1"])
+    assert kl["1"] < mean(runs, "beta 1", "kl") and kl["0.1"] > mean(runs, "beta 0.03", "kl")
+    far, over = (
+        experiments.above_curve(rows, "gold", BETAS, near, minus=minus)[
+            ["difference", "low", "high"]
+        ]
+        for minus in (None, "online-dpo")
+    )
+    first, *more = (far.loc[n].tolist() for n in near)
+    values = [x for c, row in zip((0.5, 0.25, 0.1), more, strict=True) for x in (c, *row)]
+    said("With the coefficient", 1, *first, first[1] < 0, *values)
+    online = mean(runs, "online-dpo", "kl")
+    said("has both. It ends at", online, 0.25, kl["0.25"], *over.loc["kl_coef 0.25"])
+    values = [x for c in (1, 0.5, 0.1) for x in (over.difference[f"kl_coef {c}"], c)]
+    said("limit of `minus=`. They have", *values, far.difference.is_monotonic_increasing)
 
 
 def further(said, runs, asked, world):
@@ -598,10 +728,12 @@ def further(said, runs, asked, world):
     said("TRL's default of", 0.1, 1 / (2 * 0.1) == 5)
     said("RSO has", mean(runs, "rso", "gold"), mean(runs, "rso", "kl"), *above("rso"))
     of_k = distances(world)
-    said("drawn in this way is still", of_k[2], 8, of_k[8], 64, of_k[64])
+    said("half the sum of all errors). It is", of_k[1], of_k[2], 2, of_k[8], 8, of_k[64], 64)
     said("variation distance is", of_doubts(world))
     few = runs[runs.experiment == "preference"].loc[list(LOSSES)].right_order
-    said("The main record also has the order of", 128, few.min(), few.max(), math.sqrt(0.25 / 128))
+    others = runs[runs.experiment == "preference"].loc[[HUMAN, *OWN]].right_order.max()
+    error = math.sqrt(0.25 / 128)
+    said("also has the order of", 128, few.min(), few.max(), others, error)
     said("they cannot tell", mean(asked, "ipo", "right_order"), 0.5)
     totals = {sum(count for _, count in row.values()) for row in asked.by_film}
     said('We first read them as "a coin". The', *totals)
@@ -616,4 +748,12 @@ def further(said, runs, asked, world):
     said("all titles, about", round(3200 / titles), round(3200 / len(set(voted))))
     said("An unfinished review of the policy's costs", OnlineConfig().missing_eos_penalty)
     said("*relabelled* end at", mean(runs, ONCE, "kl"), mean(runs, HUMAN, "kl"), 0.1)
+    further = mean(runs, "online-dpo", "kl") / mean(runs, HUMAN, "kl")
+    said("Online DPO goes twice as far", 2 < further < 2.2)
+    rows = experiments.results("betas", "preference")
+    few = experiments.above_curve(rows, "gold", BETAS, [IMITATED], minus=HUMAN, draws=500)
+    many = above(IMITATED, other=HUMAN)
+    said(
+        "We first took", 500, few.low.item(), few.high.item(), few.low.item() > 0, DRAWS, *many[1:]
+    )
     said("by default with", 0.6, 512)

@@ -379,6 +379,14 @@ DIFFERENT = {  # right answers written in another way
             for a, b in zip(g, k, strict=True)
         ]
     ),
+    "lead_in_draw": lambda s, f, k, g, x, y: torch.as_tensor(
+        sum(g[i, j] for i in s for j in f) / (len(s) * len(f))
+        - np.interp(
+            math.log(sum(k[i] for i in s) / len(s)),
+            [math.log(sum(kl[i] for i in s) / len(s)) for kl in x],
+            [sum(gold[i, j] for i in s for j in f) / (len(s) * len(f)) for gold in y],
+        )
+    ).float(),
     "slopes_of_a_pair": lambda x, p, c, r: torch.func.jacfwd(lambda w: (p + x @ w).log_softmax(0))(
         torch.zeros(x.shape[1])
     ).mv(x[c] - x[r]),

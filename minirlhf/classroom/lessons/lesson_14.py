@@ -70,6 +70,10 @@ gold_above_curve = Exercise(
             torch.tensor([0.0, 1.0, 2.0]),
         ),
     ),
+    sizes=(
+        "For a run at an end of the curve or beyond, searchsorted gives 0 or K. "
+        "Every run needs a point at its left and one at its right: clamp it to 1, ..., K - 1."
+    ),
 )
 
 
@@ -259,7 +263,7 @@ simpo_loss = Exercise(
         "It is what the difference must exceed: subtract it.": lambda x, m, b, c: (
             -logsigmoid(b * (_means(x, m)[0] - _means(x, m)[1]) + c)
         ),
-        "the margin is multiplied by beta. Here the margin is in reward units already. "
+        "the margin is multiplied by beta. Multiply m_c - m_r by beta first, then subtract it. "
         "(The authors' code takes the ratio of margin and beta instead.)": lambda x, m, b, c: simpo(
             *_means(x, m), beta=b, margin=b * c
         ),
