@@ -88,6 +88,7 @@ from minirlhf.classroom.lessons.lesson_12 import (
     reward_from_policy,
 )
 from minirlhf.classroom.lessons.lesson_13 import (
+    blame_shares,
     prefix_values,
     soft_value,
     state_value,

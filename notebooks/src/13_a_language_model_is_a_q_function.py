@@ -20,7 +20,7 @@
 # - test whether a method that locates errors really finds them.
 #
 # **You need** lessons 03 to 06 (values, advantages, the KL penalty of a token), lesson 08
-# (Bradley-Terry) and lesson 12 (DPO). About 60 minutes to read and 85 for the exercises.
+# (Bradley-Terry) and lesson 12 (DPO). About 60 minutes to read and 80 for the exercises.
 
 # %%
 import copy
@@ -31,6 +31,8 @@ import torch
 
 from minirlhf import core, evaluate, experiments, loops, models, show, tasks
 from minirlhf.classroom import FAST, check
+
+torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
 
 # %% [markdown]
 # ## 1. The idea: a judgement of every token
@@ -43,8 +45,9 @@ from minirlhf.classroom import FAST, check
 # $$ \beta \log \frac{\pi^*(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)} = Q^*(s_t, y_t) - V^*(s_t)
 # \quad \text{for every token at every prefix.} $$
 #
-# - $s_t$ is the *prefix*: the prompt and the tokens before $y_t$. $\pi_{\text{ref}}$ is the reference,
-#   and $\beta$ is the KL coefficient.
+# - $y$ is a response to the prompt $x$, and $y_t$ is its token at position $t$. The *prefix* $s_t$ is
+#   the prompt and the tokens before $y_t$. $\pi_{\text{ref}}$ is the reference, and $\beta$ is the KL
+#   coefficient.
 # - $\pi^*$ is the best policy: the one with the highest expected reward minus KL penalty.
 # - $V^*(s_t)$ is what $\pi^*$ still expects to get from this prefix on: reward minus KL penalties.
 # - $Q^*(s_t, y_t)$ is what it expects to get *after* the next token, if that is $y_t$. If $y_t$ ends
@@ -57,49 +60,7 @@ from minirlhf.classroom import FAST, check
 # $Q^*$, but for one unknown number at each prefix, $V^*(s_t)$. Section 3 finds these numbers, too.
 # Then the policy is *secretly a Q-function* (Rafailov et al. 2024).
 #
-# Here is such a judgement. We train for twenty steps, as in section 8 of lesson 12. Of 40 pairs about
-# films that were not trained on, we show **the one with the largest margin**. People liked the upper
-# response, and not the lower one. Below each token stands its implicit reward, with $\beta = 0.1$.
-# Orange is negative.
-
-# %%
-torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
-sft, tokenizer = models.load_policy("tiny-reviews-sft")
-reviews = tasks.reviews.preference_pairs
-pairs = reviews("reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer)
-config = loops.DPOConfig(steps=2 if FAST else 20, beta=0.1)
-trained, history = loops.train_dpo(copy.deepcopy(sft), tokenizer, pairs, config)
-
-# %%
-# pairs whose two mean ratings differ by at least 3.5
-some = reviews("val", 40, seed=3, min_gap=3.5, max_tokens=24, tokenizer=tokenizer)[:]
-batch = models.encode(tokenizer, some["prompt"] * 2, some["chosen"] + some["rejected"])
-options = {
-    "temperature": 1.0,
-    "beta": 0.1,
-    "alternatives": 0,
-}  # 0: no other tokens listed
-options |= {"actor": trained, "reference": sft}
-table = evaluate.token_table(batch, tokenizer, **options)  # one row per token
-sums = table.groupby("text").implicit_reward.sum()  # 40 chosen, then 40 rejected
-best = int((sums[:40].values - sums[40:].values).argmax())
-pair = table[table.text.isin([best, best + 40])]
-scale = {"implicit_reward": 0.1}  # the colours end here
-show.microscope(pair, "implicit_reward", text="all", limits=scale).figure()
-
-# %%
-named = pair.assign(text=pair.text.map({best: "praise", best + 40: "criticism"}))
-print(
-    "sums:", named.groupby("text", sort=False).implicit_reward.sum().round(2).to_dict()
-)
-lowest = named.sort_values("implicit_reward").groupby("text").head(2)
-lowest[["text", "token", "implicit_reward"]].round(3)
-
-# %% [markdown]
-# DPO has this pair in the right order: the praise has the sum 0.10, the criticism −0.26. The table
-# has the two lowest tokens of each. They stand in *offering* and *messy*, and in *storyline* and
-# *incredible*. This hardly looks like a judgement. Is the formula wrong (sections 2 to 5), or the
-# run too far from the optimum (sections 6 and 7)?
+# Sections 2 to 5 prove the equation, and sections 6 and 7 test a real run.
 
 # %% [markdown]
 # ## 2. Soft values, on a tree of two tokens
@@ -112,30 +73,33 @@ lowest[["text", "token", "implicit_reward"]].round(3)
 # | reward $r$ | 2 | 1 | 0 |
 #
 # In the reference both tokens have the probability 1/2 at each prefix. We choose $\beta = 1 / \log 2$
-# = 1.44. Then $e^{r/\beta} = 2^r$ and $\beta \log z = \log_2 z$, so powers of two are enough.
+# = 1.44. Then $e^{r/\beta} = 2^r$, and $\beta \log$ is $\log_2$. So powers of two are enough.
 #
-# **One prefix.** Start with the last prefixes, and suppose that $Q^*(s, y)$ is known for each next
-# token. Which $\pi(y \mid s)$ is best? Each token also pays its KL penalty, as in lesson 06. So we
-# maximise
+# **One prefix.** Start with the last prefixes, and suppose that $Q^*(s_t, y_t)$ is known for each token
+# $y_t$ that may come next. Which $\pi(y_t \mid s_t)$ is best? Each token also pays its KL penalty, as in
+# lesson 06. So we maximise
 #
-# $$ \sum_y \pi(y \mid s) \Big[ Q^*(s, y) - \beta \log \frac{\pi(y \mid s)}{\pi_{\text{ref}}(y \mid s)}
-# \Big] . $$
+# $$ \sum_{y_t} \pi(y_t \mid s_t) \Big[ Q^*(s_t, y_t) - \beta \log \frac{\pi(y_t \mid
+# s_t)}{\pi_{\text{ref}}(y_t \mid s_t)} \Big] . $$
 #
-# May we do this for one prefix alone? Yes. Our choice here does not change what comes after $y$, which is
-# already as good as it can be. What came before $s$ decides only how *often* we get here.
+# May we do this for one prefix alone? Yes. Our choice here does not change what comes after $y_t$, which
+# is already as good as it can be. The tokens before $y_t$ have already paid their penalties. They
+# decide how *often* we reach $s_t$, and not what is best there.
 #
-# This is the objective of lesson 12, with tokens for responses and $Q^*$ for the reward. So the best
-# policy is Gibbs, too:
+# This is the objective of lesson 12, with tokens for responses and $Q^*$ for the reward. So its best
+# policy is Gibbs:
 #
-# $$ \pi^*(y \mid s) = \frac{\pi_{\text{ref}}(y \mid s)\, e^{Q^*(s, y) / \beta}}{e^{V^*(s) / \beta}} ,
-# \qquad V^*(s) = \beta \log \sum_y \pi_{\text{ref}}(y \mid s)\, e^{Q^*(s, y) / \beta} . $$
+# $$ \pi^*(y_t \mid s_t) = \frac{\pi_{\text{ref}}(y_t \mid s_t)\, e^{Q^*(s_t, y_t) / \beta}}{e^{V^*(s_t)
+# / \beta}} , \qquad V^*(s_t) = \beta \log \sum_{y_t} \pi_{\text{ref}}(y_t \mid s_t)\, e^{Q^*(s_t, y_t) /
+# \beta} . $$
 #
 # In words: the best policy multiplies each token's probability by a factor that grows with $Q^*$.
-# The denominator makes the sum one. It defines the **soft value** $V^*$.
+# The denominator makes the sum one. It defines the **soft value** $V^*$: $\beta \log$ of the mean of
+# $e^{Q^*/\beta}$ under the reference.
 #
-# Solve the formula of $\pi^*$ for $Q^* - V^*$, and you have the equation of section 1:
-# $\beta \log (\pi^* / \pi_{\text{ref}}) = Q^* - V^*$. Put this into the bracket above. It becomes
-# $Q^* - (Q^* - V^*) = V^*$ for every token. So $V^*$ is what the maximum is worth.
+# Solve the formula of $\pi^*$ for $Q^* - V^*$, and you have the equation of section 1. So the KL penalty
+# in the bracket above is $Q^* - V^*$, and the bracket is $Q^* - (Q^* - V^*) = V^*$ for every token. The
+# mean of a constant is the constant. So the maximum is worth $V^*$.
 #
 # **All prefixes.** Now walk back. A token that ends the response has $Q^* = r$. Any other token has
 # the $V^*$ of the longer prefix. At the prefix *good*, both tokens end the response:
@@ -147,7 +111,7 @@ lowest[["text", "token", "implicit_reward"]].round(3)
 # | sum | | | 3, so $V^* = \log_2 3$ = 1.58 | 1 | |
 #
 # $V^*$ is a **soft mean** of 2 and 1: above their mean under the reference, 1.5, and below the
-# larger one. (When is it near which? Exercise 2.) The whole tree, from right to left:
+# larger one. (Exercise 2.) The whole tree, from right to left:
 #
 # ```
 # start, V* = ?
@@ -157,7 +121,7 @@ lowest[["text", "token", "implicit_reward"]].round(3)
 #   └── .      Q* = 0  ◄──  reward of "."
 # ```
 #
-# **Predict.** Do the start on paper. What are $V^*$ and the two differences $Q^* - V^*$? The empty
+# **Predict.** Do the start on paper. What are $V^*$, the two differences $Q^* - V^*$ and $\pi^*$? The empty
 # response has the reward 0, so it is neither good nor bad. Is the implicit reward of its full stop
 # negative, zero or positive?
 
@@ -167,13 +131,15 @@ tree = core.World.from_reward(("good", "."), 2, lambda y: float(y.count("good"))
 tree_values, tree_q = tree.optimal_values(beta=1 / math.log(2))  # walks back: V*, Q*
 gains = tree_q - tree_values[:, None]
 rows = {"V*": tree_values, "good: Q* - V*": gains[:, 0], ".: Q* - V*": gains[:, 1]}
+rows["good: pi*"] = 0.5 * 2 ** gains[:, 0]  # pi_ref times e^((Q* - V*) / beta)
 pd.DataFrame(rows, index=["start", "after good"]).round(2)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
 # The two terms are $\tfrac12 \cdot 3$ and $\tfrac12 \cdot 1$. Their sum is 2, so $V^*$ = 1. *Good*
-# has 1.58 − 1 = 0.58, and the full stop has 0 − 1 = −1.
+# has 1.58 − 1 = 0.58, and the full stop has 0 − 1 = −1. $\pi^*$ is 3/4 for *good* and 1/4 for the full
+# stop.
 #
 # So the full stop is the worst token of the tree, although its response is not bad. **An advantage
 # compares a token with the other choices at its prefix.** It does not say whether the response is
@@ -190,23 +156,31 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # >   the reward $r$. The policy can be any distribution, and training reaches the minimum. Then
 # >   $\pi^*(y \mid x) \propto \pi_{\text{ref}}(y \mid x)\, e^{r(x, y)/\beta}$. It maximises the
 # >   expected reward minus the KL penalty.
-# > - (b) **It fixes every next token.** $\pi^*(y_t \mid s_t)$ is the probability of all responses that
-# >   begin with $s_t$ and $y_t$, divided by that of all that begin with $s_t$.
+# > - (b) **It fixes every next token.** Take all responses that begin with the tokens in $s_t$.
+# >   $\pi^*(y_t \mid s_t)$ is the share of their probability that goes to those with $y_t$ next.
 # > - (c) **Its objective is a sum over tokens.** $\log \pi(y \mid x)$ is the sum over the tokens. So the
 # >   KL penalty of a response is the sum of what its tokens pay.
 # > - (d) **This sum is maximised by walking back** (section 2). So at every prefix
 # >   $\beta \log (\pi^* / \pi_{\text{ref}}) = Q^* - V^*$.
 #
-# **Where are the logits?** A network gives logits $z$, and $\log \pi^* = z - \log \sum_{y} e^{z}$. Put
-# this in, and bring $V^*$ to the other side:
+# Now go through the links with the numbers of the tree:
 #
-# $$ \beta \big[ z(s, y) - \log \pi_{\text{ref}}(y \mid s) \big] = Q^*(s, y) + c(s) , \qquad
-# c(s) = \beta \log \sum_{y} e^{z(s, y)} - V^*(s) . $$
+# | link | on the tree |
+# |---|---|
+# | (a) | $\pi_{\text{ref}} \cdot 2^r$ is $\tfrac14 \cdot 4$ = 1 for *good good*, $\tfrac14 \cdot 2$ = 1/2 for *good .* and $\tfrac12 \cdot 1$ = 1/2 for the full stop alone. The sum is 2, so $\pi^*$ is 1/2, 1/4 and 1/4. (Lesson 12 calls this sum $Z$, and $\beta \log Z$ = 1 is $V^*$ of the start.) |
+# | (b) | The first *good*: 1/2 + 1/4 = 3/4. The second *good*: 1/2 divided by 3/4, which is 2/3. |
+# | (c) | *Good good* pays $\log_2 \frac{1/2}{1/4}$ = 1. Its tokens pay $\log_2 \frac{3/4}{1/2}$ = 0.58 and $\log_2 \frac{2/3}{1/2}$ = 0.42, together 1. |
+# | (d) | Walking back in section 2 gave the same: $\pi^*$ is 3/4 and 2/3, and $Q^* - V^*$ is 0.58 and 0.42. |
+#
+# **Where are the logits?** A network gives logits $z$, and $\log \pi^* = z - \log \sum_{y_t} e^{z}$. Put
+# this into the equation of link (d), and bring $V^*$ to the other side:
+#
+# $$ \beta \big[ z(s_t, y_t) - \log \pi_{\text{ref}}(y_t \mid s_t) \big] = Q^*(s_t, y_t) + c(s_t) , \qquad
+# c(s_t) = \beta \log \sum_{y_t} e^{z(s_t, y_t)} - V^*(s_t) . $$
 #
 # In words: $\beta$ times the logit, measured from the reference, **is $Q^*$ up to one number per
-# prefix**. A softmax does not see such a number: you may add it to all logits of a prefix. With
-# $c(s) = 0$ we have $z = \log \pi_{\text{ref}} + Q^* / \beta$ and $V^* = \beta \log \sum_y e^{z}$.
-# But training does not choose this number, so we have to find it.
+# prefix**, $c(s_t)$. A number that is added to all logits of a prefix changes no probability. So training
+# does not choose $c(s_t)$, and we have to find it.
 #
 # **The missing numbers.** Add up the implicit rewards of *good good*: 0.58 + 0.42 = 1. Its reward is
 # 2, and $V^*$ at the start is 1. So the sum is $r - V^*(s_0)$, where $s_0$ is the prompt alone. This
@@ -216,7 +190,6 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # $$ \sum_t \beta \log \frac{\pi^*(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)} = \sum_t \big[ Q^*(s_t,
 # y_t) - V^*(s_t) \big] = r(x, y) - V^*(s_0) . $$
 #
-# (Lesson 12 had $r - \beta \log Z(x)$, so $V^*(s_0) = \beta \log Z(x)$. In DPO's margin it cancels.)
 # Now suppose that you know $\pi^*$, $\pi_{\text{ref}}$ and **one reward**: *good good* has 2. Then
 #
 # - $V^*$ at the start is 2 − 1 = 1. So *good* has $Q^*$ = 1 + 0.58 = 1.58, and the full stop has 1 − 1
@@ -224,8 +197,8 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # - $Q^*$ of the first *good* is $V^*$ of the prefix *good*. So there *good* has 1.58 + 0.42 = 2, and
 #   the full stop has 1.58 − 0.58 = 1.
 #
-# **DPO's optimum, its reference and one reward per prompt are a
-# Q-function.** Exercise 5 does this with a policy that DPO has trained.
+# **DPO's optimum, its reference and one reward per prompt are a Q-function.** Exercise 5 does this with a
+# policy that DPO has trained.
 
 # %% [markdown]
 # ## 4. What a sum of tokens does not prove
@@ -255,8 +228,6 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 world, beta = core.World.random(3, 3, seed=0), 0.5
 values, q = world.optimal_values(beta=beta)  # V*, Q* from the true rewards
 truth = q - values[:, None]
-z = world.ref_logits.log_softmax(-1) + q / beta  # the logits of section 3
-assert torch.allclose(beta * z.logsumexp(-1), values)
 ref = world.sequence_logprobs(world.ref_logits)
 i, j = torch.triu_indices(15, 15, 1)  # all pairs
 share = core.preference_probability(world.rewards[i], world.rewards[j])
@@ -293,9 +264,9 @@ pd.concat(tables, axis=1).round(2)
 #
 # **Predict.** Now the labels are worse: *one vote per pair*, or *the majority always wins*. Lesson
 # 12 showed that both lead to a wrong policy. But are the *signs* wrong, too? For each of the three
-# kinds of labels, guess how many of the 21 signs are right after 200 steps. One way to reason: a
-# sign says whether what follows a word is better than what follows the others. How much of the *order* of
-# the responses is left in each kind of label?
+# kinds of labels, guess how many of the 21 signs are right after 200 steps. One way to reason: a sign
+# says whether $Q^*$ is above the soft mean $V^*$. Both depend on the *order* of the responses and on
+# the *sizes* of their rewards. What is left of these in each kind of label?
 
 # %% tags=["predict"]
 votes = torch.Generator().manual_seed(0)
@@ -317,22 +288,37 @@ show.lines(errors, xlabel="steps of training", ylabel="largest error", log="y")
 #
 # - **Shares of many people**: all 21 signs are right. The error goes to zero, and after 200 steps it
 #   is 0.0001.
-# - **One vote per pair**: 19 of the 21 signs are right. Most votes go to the better response, so most
-#   of the order is left. But the error stops at 1.3.
+# - **One vote per pair**: 19 of the 21 signs are right. Of the 105 votes, 27 go to the worse response.
+#   *b.* is the second best response, and it loses to five worse ones. So at the prefix *b* the dot becomes
+#   negative, and *a* becomes positive. The error stops at 1.3.
 # - **The majority always wins**: 20 of the 21 signs are right. The order of any two responses is
-#   exact. But the error first falls from 3.2 and then grows, to 10.3 after 200 steps. With such hard
-#   labels there is no optimum, and the log-ratios run away (lesson 12).
+#   exact, but the sizes run away: there is no optimum (lesson 12). The error first falls from 3.2, then
+#   grows to 10.3. If all sizes grow, a soft mean moves towards the largest value. At the start
+#   $V^*$ comes above the $Q^*$ of *b*. So the implicit reward of *b* falls from +0.09 to −0.14. Doubling
+#   the true rewards makes it negative, too.
 #
-# So here wrong labels spoil the sizes sooner than the signs (one world, one draw of votes).
+# So wrong labels spoil the sizes sooner than the signs (one world, one draw of votes).
 # </details>
 
 # %% [markdown]
 # ## 6. A real run: the words that moved
 #
-# One pair that we chose proves nothing. So we take the 221 reviews of 600 held-out pairs, and the
-# mean implicit reward of each token that occurs at least eight times. If it showed the sentiment,
-# words of praise would be the highest and words of blame the lowest. The table has the six lowest
-# tokens, then the six highest. *size* is how often the token occurs, and · is a leading space.
+# In section 8 of lesson 12 the strongest token of a criticism was *ering*, of *offering*. This hardly
+# looks like a judgement, but one pair proves nothing. So we train in the same way, for twenty steps with
+# $\beta = 0.1$. Then we take the 221 reviews of 600 held-out pairs, and the mean implicit reward of each
+# token that occurs at least eight times. If it showed the sentiment, words of praise would be the
+# highest and words of blame the lowest.
+
+# %%
+sft, tokenizer = models.load_policy("tiny-reviews-sft")
+reviews = tasks.reviews.preference_pairs
+pairs = reviews("reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer)
+config = loops.DPOConfig(steps=2 if FAST else 20, beta=0.1)
+trained, history = loops.train_dpo(copy.deepcopy(sft), tokenizer, pairs, config)
+
+# %% [markdown]
+# The table has the six lowest tokens, then the six highest. *size* is how often the token occurs, and
+# · is a leading space.
 
 # %%
 many = reviews("val", 600, seed=3, max_tokens=32, tokenizer=tokenizer)[:]
@@ -340,51 +326,52 @@ films = pd.DataFrame({"prompt": many["prompt"] * 2})
 films["response"] = many["chosen"] + many["rejected"]
 films = films.drop_duplicates()  # each review once
 batch = models.encode(tokenizer, list(films.prompt), list(films.response))
-words = evaluate.token_table(batch, tokenizer, **options)
+options = {"temperature": 1.0, "beta": 0.1, "alternatives": 0}  # list no other tokens
+both = {"actor": trained, "reference": sft}
+words = evaluate.token_table(batch, tokenizer, **options, **both)  # one row per token
 words["token"] = words.token.map(show.visible)  # a leading space as a dot
 means = words.groupby("token").implicit_reward.agg(["mean", "size"])
 means = means[means["size"] >= 8].sort_values("mean").round(3)
 pd.concat([means.head(6), means.tail(6)])
 
 # %% [markdown]
-# - *Bad* is among the lowest. But it occurs only 9 times, and one word of blame among twelve tokens
-#   can be chance.
+# - *Bad* is among the lowest. But one word of blame among twelve tokens can be chance.
 # - The others are fillers and pieces: *about*, *so* and *that* at the bottom, *'ll*, *h* and the
 #   full stop at the top. No word of praise is there.
-#
-# The loss sees only sums over about twenty tokens, with one noisy label per pair.
 
 # %% [markdown]
 # ## 7. Planted errors: does DPO find the place?
 #
-# Where is the true $Q^* - V^*$ known? `tiny-steps`
-# (lesson 11) writes calculations, one character per token. It answers `8*4-2=` with two steps, `32-2=`
-# and `30`. We take the right response `32-2=30`, make **one digit wrong**, and go on from there
-# without another error: `37-2=35`. Only the 7 is wrong, because 37 − 2 *is* 35.
+# Where is the true $Q^* - V^*$ known? `tiny-steps` (lesson 11) writes calculations, one character per
+# token. It answers `8*4-2=` with two steps, `32-2=` and `30`. We take the right response `32-2=30`,
+# make **one digit wrong**, and go on from there without another error: `37-2=35`. Only the 7 is wrong,
+# because 37 − 2 *is* 35.
 #
-# **What is the truth here?** Let the reward be 1 if every step is right, and else 0.
+# **What is the truth here?** Let the reward be 1 for the right response, and 0 for any other.
 #
-# - After the 7 nothing can be earned any more: $V^* = 0$ from there on. So the 7 gives away all of
-#   $V^*$.
-# - The tokens behind it have $Q^* = V^* = 0$, and the right ones before it lose little or nothing.
+# - After the 7 the reward is 0, whatever follows. So the best policy stays at the reference, pays no KL
+#   penalty, and $V^* = 0$. The 7 itself gives away all of $V^*$.
+# - The tokens behind it have $Q^* = V^* = 0$.
+# - A right token before it is the only one at its prefix with $Q^*$ above 0. So its $Q^*$ is above the
+#   soft mean.
 #
 # **So the planted digit has the lowest $Q^* - V^*$.** At DPO's optimum the implicit reward would find it.
 #
-# We train DPO on 5,000 such pairs (right, planted error), and ask about 400 *other* problems. Each
-# of two methods blames one token:
+# We train DPO for 20 steps of 64 such pairs (right, planted error), and ask about 400 *other* problems.
+# Each of two methods blames one token:
 #
 # - **Implicit reward**: the token with the lowest log-ratio $\log (\pi / \pi_{\text{ref}})$ after DPO.
 #   (The factor $\beta$ would not change which one is the lowest.)
 # - **Surprisal**: the token with the highest $-\log \pi_{\text{ref}}$, which the model from *before* DPO
 #   expected least.
 
-# %%
+# %% tags=["shared"]
 solver, digits = models.load_policy("tiny-steps")
 train = tasks.arithmetic.problems("train", 5000, seed=1, levels=experiments.LEVELS)
 practice = experiments.planted_pairs(train, seed=0)
 practice = practice.select_columns(["prompt", "chosen", "rejected"])
-optimiser = loops.OptimiserConfig(lr=3e-4)
-config = loops.DPOConfig(steps=2 if FAST else 20, batch_size=64, optimiser=optimiser)
+settings = {"steps": 2 if FAST else 20, "batch_size": 64, "beta": 0.1}
+config = loops.DPOConfig(**settings, optimiser=loops.OptimiserConfig(lr=3e-4))
 learner, _ = loops.train_dpo(copy.deepcopy(solver), digits, practice, config)
 
 problems = tasks.arithmetic.problems("test", 400, levels=experiments.LEVELS)
@@ -396,10 +383,10 @@ with torch.no_grad():
 
 # %% [markdown]
 # **Predict.** In what share of the 400 cases does each method blame the planted digit? A token drawn
-# at random is the right one in 11 %. One way to reason: what has each method seen of
-# such errors? And how likely is a 7 here for a model that calculates well?
+# at random is the right one in 11 %. One way to reason: what has each method seen of such errors? And how
+# likely is a 7 here for a model that calculates well?
 
-# %%
+# %% tags=["shared"]
 place, mask = torch.tensor(asked["place"]), wrong.response_mask
 last = mask.sum(1) - 2  # the last digit; EOS stands behind it
 
@@ -426,15 +413,19 @@ pd.DataFrame(found).round(2)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Surprisal finds the planted digit in 94 % of the cases, the implicit reward in 25 %. **The method
-# without training wins by far.** In 39 % the implicit reward blames a last digit that was not planted.
+# | share that is found | all 400 cases | the 312 with an earlier planted digit |
+# |---|---|---|
+# | surprisal, before DPO | 94 % | 93 % |
+# | implicit reward, after DPO | 25 % | 20 % |
+# | rule: always the last digit | 22 % | 0 % |
+# | a random token | 11 % | 10 % |
 #
-# The rule *always the last digit* is right in 22 %. So the fair comparison is the right half of the
-# table: the 312 cases with an earlier planted digit, where this rule finds none. There the implicit
-# reward finds 20 %, a random token 10 %, and surprisal 93 %. DPO has learned something, but little.
+# **The method without training wins by far.** The fair comparison is the right column, where the rule
+# finds nothing. There DPO has learned something, but little. In 39 % of all cases the implicit reward
+# blames the last digit, although another one was planted.
 #
-# More training does not help: after 300 steps (`minirlhf grid planted`, three seeds) the implicit
-# reward finds 27 % of all cases.
+# Two other seeds of DPO find 33 % and 30 % of all cases. More training does not help: after 300 steps
+# (`minirlhf grid planted`, three seeds) the implicit reward finds 27 %.
 # </details>
 #
 # Here the implicit reward blames the last digit. Both strips are in nats. Orange is low, and the colour
@@ -459,8 +450,8 @@ show.token_strips(strips, heading="8*4-2=   (planted: the 7)", limit=6)
 # - The policy is a network: a push at one prefix moves others.
 # - Training stops early.
 #
-# And the loss asks only that the margin between two sums grows. Pushing down any token of the rejected
-# response does that. Why it is so often the last digit, we do not know.
+# And the loss asks only that the margin between two sums grows. It does not say which token must move.
+# We do not know why it is so often the last digit.
 #
 # What of the model's own errors? On 218 of them, no method is shown to beat the rule *always the last
 # step* (Going further).
@@ -472,7 +463,7 @@ show.token_strips(strips, heading="8*4-2=   (planted: the 7)", limit=6)
 # | compare two responses by their sums | this is what DPO trains: 59 % of test pairs after 100 steps (lesson 12) |
 # | see what training has changed, token by token | exact, for any policy: it is a log-ratio |
 # | blame a token for an error | not without beating surprisal and the last position |
-# | a reward for each step of reasoning | open: PRIME, in Going further, needs many responses with checked answers |
+# | a reward for each step of reasoning | open: Going further has a method (PRIME) that needs many responses with checked answers |
 #
 # ## What to remember
 #
@@ -481,8 +472,9 @@ show.token_strips(strips, heading="8*4-2=   (planted: the 7)", limit=6)
 # - At DPO's optimum $\beta \log (\pi/\pi_{\text{ref}})$ of a token is $Q^* - V^*$. The logits are $Q^*$
 #   up to one number per prefix. One known reward per prompt gives all these numbers.
 # - Tokens add up to their response for any policy. This proves nothing.
-# - After a real run the strip shows *what has moved*. On planted errors it is far worse than surprisal.
-# - Compare a locator with surprisal, the last position and chance.
+# - After a real run the implicit rewards show *what has moved*. On planted errors they are far worse
+#   than surprisal.
+# - Compare a method that locates errors with surprisal, the last position and chance.
 #
 # ## Exercises
 #
@@ -517,8 +509,15 @@ check.soft_value(soft_value)
 # approaches at both ends. Does it rise or fall between them? Then draw the curve with `show.lines`.
 #
 # *Hint:* what does the best policy do if leaving the reference is very expensive? And if it is free?
-# `tree.optimal_values(beta=...)` gives $V^*$ of both prefixes, the start first. `show.lines` takes
-# `x` and `log="x"`.
+# `tree.optimal_values(beta=...)` gives $V^*$ of both prefixes, the start first. `show.lines({"V*":
+# values}, betas, log="x")` draws a list of values against a list of betas.
+#
+# <details><summary>What you should see</summary>
+#
+# $V^*$ falls all the way. Near $\beta$ = 0 leaving the reference is free, and $V^*$ is the largest
+# reward, 2. For very large $\beta$ the best policy stays at the reference, and $V^*$ is the mean reward
+# there, 0.75.
+# </details>
 
 # %% tags=["exercise"]
 # your code
@@ -542,7 +541,7 @@ axes = {"xlabel": "beta", "ylabel": "V* at the start", "log": "x"}
 show.lines({"V*": starts}, betas, reference=limits, **axes)
 
 # %% [markdown] tags=["exercise"]
-# **3. The critic inside the policy** *(medium, 15 minutes)*. `logprobs` and `ref_logprobs`, (B, R),
+# **3. The critic inside the policy** *(medium, 10 minutes)*. `logprobs` and `ref_logprobs`, (B, R),
 # belong to a policy at DPO's optimum and to its reference. `rewards`, (B,), are the rewards of the
 # whole responses. Return (B, R): $V^*(s_t)$ *before* each token, and 0 in the padding.
 #
@@ -569,11 +568,11 @@ def prefix_values(logprobs, ref_logprobs, rewards, mask, beta):
 check.prefix_values(prefix_values)
 
 # %% [markdown] tags=["exercise"]
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague computes the value of *any* policy at one prefix
+# **4. Find the bug** *(easy, 10 minutes)*. A colleague computes the value of *any* policy at one prefix
 # at which every next token ends the response: the expected $Q$, less the KL penalty. The first three
-# arguments have the shape (V,). DPO trains a policy in such a world, and the curve shows its value. It
-# should rise to $V^*$, the dotted line. Why is the curve below impossible? What is wrong? Mend it, run
-# the checker, and draw the curve again.
+# arguments have the shape (V,). DPO trains a policy in such a world, and the second cell draws its
+# value. The curve should rise to $V^*$, the dotted line. Run both cells first. Why is this curve
+# impossible? What is wrong? Mend it, run the checker, and draw the curve again.
 #
 # *Hint:* with `log_target=True` and `reduction="sum"`, `kl_div(input, target)` computes
 # $\sum e^{\text{target}} (\text{target} - \text{input})$. Take two tokens, a reference with (0.5,
@@ -627,8 +626,10 @@ def value_in_training(value, steps=60, beta=0.5):
     return path, world.optimal_values(beta=beta)[0].item()
 
 
-path, best = value_in_training(state_value)
-show.lines({"state_value": path}, reference={"V*": best}, xlabel="step", ylabel="value")
+curve, ceiling = value_in_training(state_value)
+show.lines(
+    {"state_value": curve}, reference={"V*": ceiling}, xlabel="step", ylabel="value"
+)
 
 # %% [markdown] tags=["exercise"]
 # **5. Read the Q-function** *(medium, 20 minutes)*. `by_shares[-1]` of section 5, (7, 3), holds the
@@ -661,25 +662,54 @@ print("largest error:", round((found_q - q).abs().max().item(), 4))
 pd.DataFrame(found_q.numpy(), prefixes, world.vocab).round(2)
 
 # %% [markdown] tags=["exercise"]
-# **6. Design the experiment** *(hard, on paper, 15 minutes)*. "DPO gives us, for free, a reward
-# model that judges every step of a solution." What would you have to see before you believe it?
-# Name the cases, the baselines, the measure and one use.
+# **6. Test a method that locates errors** *(medium, 20 minutes)*. Each of B responses has one wrong
+# digit, at the position `place`, (B,). A method gives `evidence`, (B, R), and blames the token of the
+# response whose evidence is lowest. The last token is EOS, and the last digit stands just before it.
+# Return (3,), three shares of the responses in which the wrong digit is blamed:
 #
-# <details><summary>An outline, to compare with yours</summary>
+# - by the method,
+# - by the rule *always the last digit*,
+# - by drawing a token of the response at random, EOS included: the expected share.
 #
-# - Cases: whose errors are they, how do you know the place, and how many do you need?
-# - Baselines: which methods cost nothing? Section 7 has three.
-# - Measure: which cases make a rule that looks at no number fail?
-# - Use: what would somebody do with the reward of a step, and against what do you compare it?
+# *Hint:* responses differ in length. Padding can hold NaN or any number, and it must never be blamed.
+#
+# Then use your function. **Surprisal after DPO** blames the token with the lowest $\log \pi$ of the
+# *trained* policy. Section 7 has `before`, `change`, `place` and `mask`. Guess first: is it better
+# than surprisal before DPO? Compare both on all cases, and on those with an error before the last digit.
+#
+# <details><summary>What you should see</summary>
+#
+# Surprisal after DPO finds 90 % of all cases and 88 % of those with an earlier error. It beats the rule
+# and chance. But surprisal before DPO finds 94 % and 93 %. This training has made the method worse, and
+# 300 steps make it worse still: 75 % of all cases (Going further).
 # </details>
 
-# %% [markdown] tags=["solution"]
-# **Cases**: errors at known places which nobody trained on, several hundred, with an interval. Not
-# only planted ones, which are surprising by construction, but the model's own. **Baselines** that
-# cost nothing: surprisal under the model before DPO, the last token or step, chance. **Measure**:
-# the share that is found, apart for errors in the last step and in earlier ones, on several seeds.
-# **A use**: choose among sampled solutions, or train, once with the rewards of steps and once with
-# the sum for the response. Does the first give more right answers?
+
+# %% tags=["exercise"]
+def blame_shares(evidence, place, mask): ...  # your code
+
+
+check.blame_shares(blame_shares)
+
+
+# %% tags=["solution"]
+def blame_shares(evidence, place, mask):
+    sizes = mask.sum(1)
+    blamed = torch.where(mask, evidence, torch.inf).argmin(1)
+    found_by_method, found_by_rule = blamed == place, sizes - 2 == place
+    shares = [found_by_method.float(), found_by_rule.float(), 1 / sizes]
+    return torch.stack(shares).mean(1)
+
+
+check.blame_shares(blame_shares)
+
+# %% tags=["solution"]
+earlier = place < last
+scores = {}
+for when, seen in {"before DPO": before, "after DPO": before + change}.items():
+    scores[when, "all"] = blame_shares(seen, place, mask)
+    scores[when, "earlier"] = blame_shares(seen[earlier], place[earlier], mask[earlier])
+pd.DataFrame(scores, index=["surprisal", "last digit", "random"]).round(2)
 
 # %% [markdown]
 # ## Questions
@@ -717,13 +747,28 @@ pd.DataFrame(found_q.numpy(), prefixes, world.vocab).round(2)
 # last is the value of this lesson, without the KL penalty.
 # </details>
 #
+# <details><summary>6. "DPO gives us, for free, a reward model that judges every step of a solution."
+# What would you have to see before you believe it?</summary>
+#
+# *Cases:* solutions with errors at known steps, several hundred, on problems that nobody trained on. Not
+# only planted errors, which are surprising by construction, but the model's own. *Baselines* that cost
+# nothing: surprisal before DPO, the last step, a random step. *Measure:* the share that is found, with an
+# interval and on several seeds. Count errors in the last step and in earlier ones apart. *A use:* choose
+# among sampled solutions by the rewards of steps, and by the sum for the whole response. Does the first
+# give more right answers?
+# </details>
+#
 # ## Going further
 #
 # **What PPO would see at the optimum.** In lesson 06 the reward of a token contains its KL
 # penalty, so its $Q$ contains it, too. In this lesson $Q^*$ does not. Subtract it from the equation of
 # section 1: $Q^* - \beta \log (\pi^*/\pi_{\text{ref}}) - V^* = 0$. This is PPO's advantage, and it
-# is zero for every token. At the optimum the KL penalty of a token is exactly as large as what the
-# token gains.
+# is zero for every token. In the tree, the first *good* has $Q^* - V^*$ = 0.58. Its KL penalty is
+# $\log_2 \frac{3/4}{1/2}$ = 0.58, so PPO's advantage is 0. At the optimum the KL penalty of a token is
+# exactly as large as its $Q^* - V^*$.
+#
+# **Logits that are $Q^*$ without a missing number.** The logits with $c(s_t) = 0$ in section 3 are $z =
+# \log \pi_{\text{ref}} + Q^* / \beta$. For them $V^*(s_t) = \beta \log \sum_{y_t} e^{z}$.
 #
 # **Another loss has another optimum.** Token-level DPO (TDPO, Zeng et al. 2024) adds to DPO's margin
 # the KL divergence of each position. We tested its optimum in our world. At each prefix it is
@@ -733,8 +778,8 @@ pd.DataFrame(found_q.numpy(), prefixes, world.vocab).round(2)
 # of the Gibbs policy by up to 0.30.
 #
 # **The worked example of three words.** Section 7 of `91_the_worked_example` has soft values for *good*,
-# *bad* and the full stop: 0.385 at the start, 1.222 after *good* and −0.778 after *bad*. In *good good*
-# the first word gains 0.838, the second 0.778, together 1.615 = 2 − 0.385.
+# *bad* and the full stop, with the same $\beta$ = 1.44: 0.38 at the start, 1.22 after *good* and −0.78
+# after *bad*. In *good good* the first word gains 0.84 and the second 0.78, together 1.62 = 2 − 0.38.
 #
 # **Another reward for the planted pairs.** They also fit a reward that is 1 if the last number is right.
 # Behind `37-2=3` a 0 would still earn something then, and the 5 loses it. This could be why DPO blames
@@ -757,7 +802,7 @@ pd.DataFrame(found_q.numpy(), prefixes, world.vocab).round(2)
 # - On own errors a random step is right in 43 %, and the rule *always the last step* in 74 %,
 #   because most errors stand there. The best single run is one of *surprisal after DPO*. Its 95 %
 #   interval over the cases is [0.71, 0.82], so the rule is inside it. Surprisal minus the rule is
-#   −0.06 [−0.15, 0.05]. No method is shown to beat the rule.
+#   −0.055 [−0.15, 0.05]. No method is shown to beat the rule.
 # - Surprisal finds fewer of the own errors than of the planted ones. The model wrote these errors
 #   itself, so it found them likely enough to write.
 # - In 56 cases the error stands before the last step. There the rule finds none, and surprisal 95 %. For

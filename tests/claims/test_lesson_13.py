@@ -11,12 +11,14 @@ import torch
 from minirlhf import core, evaluate, experiments, loops, models, tasks
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.experiments.planted import LOCATED
+from minirlhf.loops.preference import LOSSES
 from tests.claims.prose import lesson
 from tests.claims.test_lesson_12 import shares
 
 NOTEBOOK = NOTEBOOKS / "13_a_language_model_is_a_q_function.ipynb"
 BETA = 0.5
 STEPS = 200
+TWENTY = {"steps": 20, "batch_size": 64, "beta": 0.1}
 METHODS = ("surprisal", "implicit reward", "surprisal after DPO", "value")
 TRAINED = ("implicit reward", "surprisal after DPO", "value")
 
@@ -181,6 +183,50 @@ def test_only_exact_shares_lead_to_the_truth(errors):
     assert (errors["majority"][20:].diff() > 0).all()
 
 
+def wrong_signs(world, gains, truth):
+    """[(prefix, next word)] whose sign is not the true one."""
+    return [
+        ("".join(world.vocab[i] for i in world.states[k]), world.vocab[word])
+        for k, word in ((gains > 0) != (truth > 0)).nonzero().tolist()
+    ]
+
+
+def votes_of(world):
+    """(i, j, share that prefers i, one vote) of each pair; the votes are those of the lesson."""
+    i, j = torch.triu_indices(len(world.sequences), len(world.sequences), 1)
+    share = shares(world)
+    return i, j, share, torch.bernoulli(share, generator=torch.Generator().manual_seed(0))
+
+
+def test_one_vote_spoils_the_signs_behind_b_where_the_second_best_response_lost(world, paths):
+    truth, (i, j, share, vote) = truth_of(world), votes_of(world)
+    gains = words_of(world, paths["one vote"][-1])
+    assert wrong_signs(world, gains, truth) == [("b", "a"), ("b", ".")]
+    assert truth[2, 0] < 0 < gains[2, 0] and gains[2, 2] < 0 < truth[2, 2]
+    second = world.labels.index("b.")
+    assert world.rewards.argsort(descending=True)[1] == second
+    wrong = (vote > 0.5) != (share > 0.5)
+    lost = wrong & ((i == second) | (j == second))
+    best = world.rewards.argmax()
+    assert not (lost & ((i == best) | (j == best))).any()  # it lost to worse responses only
+    repaired = torch.where(lost, (share > 0.5).double(), vote)
+    gains = words_of(world, descent(world, repaired)[-1])
+    assert (gains[2] > 0).equal(truth[2] > 0)
+
+
+def test_the_majority_keeps_the_order_of_responses_and_loses_the_sign_of_b(world, paths):
+    truth, (i, j, share, _) = truth_of(world), votes_of(world)
+    last = paths["majority"][-1]
+    gains = words_of(world, last)
+    assert wrong_signs(world, gains, truth) == [("", "b")]
+    learned = world.sequence_logprobs(last) - world.sequence_logprobs(world.ref_logits)
+    assert ((learned[i] > learned[j]) == (share > 0.5)).all()
+    # larger rewards alone do the same, at the optimum
+    doubled = copy.copy(world)
+    object.__setattr__(doubled, "rewards", 2 * world.rewards)
+    assert wrong_signs(world, truth_of(doubled), truth) == [("", "b")]
+
+
 def test_words_add_up_to_their_response_at_every_step_and_are_wrong(world, paths, errors):
     ref = world.sequence_logprobs(world.ref_logits)
     for name, path in paths.items():
@@ -202,13 +248,6 @@ def output_of(words):
     return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
 
 
-def lowest_tokens():
-    """[(response, token, implicit reward)] of the table below the strip of the first screen."""
-    rows = re.findall(r"^\d+ +(praise|criticism) +(\S+) +(-\d\.\d+)$", output_of("lowest ="), re.M)
-    assert len(rows) == 4
-    return rows
-
-
 def moved_tokens():
     """(the six lowest, the six highest): token -> (mean implicit reward, count)."""
     rows = re.findall(r"^(.*?)\s+(-?\d\.\d+)\s+(\d+)$", output_of("means.head(6)"), re.M)
@@ -217,14 +256,27 @@ def moved_tokens():
     return found[:6], found[6:]
 
 
+@pytest.mark.slow
 def test_the_lowest_tokens_of_the_pair_that_dpo_separates_most():
-    rows = lowest_tokens()
-    assert [name for name, *_ in rows].count("praise") == 2
-    assert [token for name, token, _ in rows if name == "criticism"] == ["ering", "y"]
-    assert [token for name, token, _ in rows if name == "praise"] == ["line", "incred"]
+    """The criticism is that of lesson 12; the lowest tokens of the praise are no blame."""
+    sft, tokenizer = models.load_policy("tiny-reviews-sft")
+    reviews = tasks.reviews.preference_pairs
+    pairs = reviews("reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer)
+    config = loops.DPOConfig(steps=20, beta=0.1)
+    trained, _ = loops.train_dpo(copy.deepcopy(sft), tokenizer, pairs, config)
+    some = reviews("val", 40, seed=3, min_gap=3.5, max_tokens=24, tokenizer=tokenizer)[:]
+    batch = models.encode(tokenizer, some["prompt"] * 2, some["chosen"] + some["rejected"])
+    both = {"actor": trained, "reference": sft}
+    table = evaluate.token_table(batch, tokenizer, temperature=1.0, beta=0.1, **both)
+    sums = table.groupby("text").implicit_reward.sum()
+    best = int((sums[:40].values - sums[40:].values).argmax())
+    assert sums[best] > 0 > sums[best + 40]
+    low = table.sort_values("implicit_reward").groupby("text").head(2).groupby("text").token
+    assert [token.strip() for token in low.get_group(best + 40)] == ["ering", "y"]
+    assert [token.strip() for token in low.get_group(best)] == ["line", "incred"]
 
 
-def test_the_pair_of_the_first_screen_was_not_trained_on_and_people_agree():
+def test_that_pair_was_not_trained_on_and_people_agree():
     tokenizer = models.load_policy("tiny-reviews-sft")[1]
     pairs = tasks.reviews.preference_pairs(
         "val", 40, seed=3, min_gap=3.5, max_tokens=24, tokenizer=tokenizer
@@ -309,11 +361,13 @@ def places(solver, planted):
     train = tasks.arithmetic.problems("train", 5000, seed=1, levels=experiments.LEVELS)
     practice = experiments.planted_pairs(train, 0)
     practice = practice.select_columns(["prompt", "chosen", "rejected"])
-    optimiser = loops.OptimiserConfig(lr=3e-4)
-    config = loops.DPOConfig(steps=20, batch_size=64, optimiser=optimiser)
-    learner, _ = loops.train_dpo(copy.deepcopy(model), tokenizer, practice, config)
-    asked = planted["asked"]
-    batch, after = evidence((learner, tokenizer), asked["prompt"], asked["rejected"])
+    asked, runs = planted["asked"], []
+    for seed in range(3):  # the lesson's own run, and two others
+        optimiser = loops.OptimiserConfig(lr=3e-4)
+        config = loops.DPOConfig(**TWENTY, seed=seed, optimiser=optimiser)
+        learner, _ = loops.train_dpo(copy.deepcopy(model), tokenizer, practice, config)
+        runs.append(evidence((learner, tokenizer), asked["prompt"], asked["rejected"]))
+    batch, after = runs[0]
     mask, place = batch.response_mask, torch.tensor(asked["place"])
     change = torch.where(mask, after - planted["before"], torch.inf)
     last, found = mask.sum(1) - 2, {}
@@ -322,7 +376,8 @@ def places(solver, planted):
         "cases": int(early.sum()),
         "by chance": (1 / mask.sum(1).double())[early].mean(),
     }
-    for name, low in (("surprisal", planted["before"]), ("implicit reward", change)):
+    kinds = {"surprisal": planted["before"], "implicit reward": change}
+    for name, low in (kinds | {"surprisal after DPO": after}).items():
         blamed = low.argmin(1)
         rest = (blamed != place) & (blamed == last)
         found[name] = {
@@ -331,6 +386,14 @@ def places(solver, planted):
             "another token": ((blamed != place) & ~rest).double().mean().item(),
             "early": (blamed == place)[early].double().mean().item(),
         }
+    of_runs = [torch.where(mask, x - planted["before"], torch.inf) for _, x in runs]
+    found["seeds"] = {
+        "implicit reward": [(x.argmin(1) == place).double().mean().item() for x in of_runs],
+        "lost after DPO": [
+            (planted["before"].argmin(1) == place).double() - (x.argmin(1) == place).double()
+            for _, x in runs
+        ],
+    }
     case = asked["prompt"].index("8*4-2=")
     found["of the strip"] = change[case][mask[case]]
     return found
@@ -446,13 +509,40 @@ def test_the_first_error_loses_most_if_each_step_must_be_right(beta):
     assert (q - values[:, None])[world.states.index((1, 0)), 1] < -0.01
 
 
+@pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_error_loses_most_if_one_response_is_right(beta, seed):
+    """Any reference: right tokens gain, the first wrong one loses all of V*, the others nothing."""
+    world = core.World.random(3, 3, seed=seed)
+    object.__setattr__(world, "rewards", torch.zeros_like(world.rewards))
+    right = world.labels.index("aba")
+    world.rewards[right] = 1.0
+    values, q = world.optimal_values(beta=beta)
+    gains = q - values[:, None]
+    on_the_way = [world.states.index(state) for state in ((), (0,), (0, 1))]
+    for state, word in zip(on_the_way, (0, 1, 0), strict=True):
+        others = [w for w in range(3) if w != word]
+        assert gains[state, word] > 0 > gains[state, others].max()
+        torch.testing.assert_close(gains[state, others], -values[state].expand(2))
+        gains[state] = 0.0
+    torch.testing.assert_close(gains, torch.zeros_like(gains))
+
+
+@pytest.mark.slow
+def test_training_makes_surprisal_worse_on_every_seed(record, places):
+    for lost in places["seeds"]["lost after DPO"]:
+        assert evaluate.bootstrap(lost)[0] > 0
+    found = record[record.variant == "planted digits"]["planted, surprisal after DPO"]
+    assert found.max() < places["surprisal after DPO"]["the planted digit"] - 0.1
+
+
 # ---- the prose
 
 
 def test_the_numbers_of_lesson_13(world, paths, errors, record, planted, own, places):
     with lesson("13") as said:
         on_the_tree(said)
-        exercises(said)
+        exercises(said, record, planted, places)
         exact_world(said, world, paths, errors)
         real_run(said)
         calculations(said, record, planted, own, places)
@@ -480,8 +570,24 @@ def on_the_tree(said):
     said("The empty response has the reward", tree.rewards[2])
     assert weights[0].tolist() == pytest.approx([3 / 2, 1 / 2])
     said("Their sum is", weights[0].sum(), start)
+    assert torch.allclose(best, ref * 2**gains)
+    said("0 \u2212 1 = \u22121. $\\pi^*$ is", *best[0])
     said("*Good* has", q[0, 0], start, gains[0, 0])
     said("= 0.58, and the full stop has", q[0, 1], start, gains[0, 1])
+    whole = tree.ref_logits.softmax(-1)[0, 0] * ref[1], ref[0, 1]
+    whole = torch.stack([*whole[0], whole[1]]) * 2**tree.rewards
+    assert whole.tolist() == pytest.approx([1, 1 / 2, 1 / 2])
+    numbers = whole[0], whole[1], whole[2], whole.sum(), *(whole / whole.sum()), start
+    said("| (a) |", *numbers)
+    assert math.log2(whole.sum()) == pytest.approx(start)
+    probs = whole / whole.sum()
+    numbers = probs[0], probs[1], best[0, 0], probs[0], best[0, 0], best[1, 0]
+    assert probs[0] + probs[1] == pytest.approx(best[0, 0].item())
+    said("| (b) |", *numbers)
+    paid = torch.log2(probs[0] / (1 / 4))
+    said("| (c) |", paid, gains[0, 0], gains[1, 0], gains[0, 0] + gains[1, 0])
+    assert torch.allclose(torch.log2(best / ref), gains)
+    said("| (d) |", best[0, 0], best[1, 0], gains[0, 0], gains[1, 0])
     assert gains.argmin() == 1  # the full stop at the start is the worst token
     summed = gains[0, 0] + gains[1, 0]
     said("Add up the implicit rewards of *good good*:", gains[0, 0], gains[1, 0], summed)
@@ -502,11 +608,19 @@ def on_the_tree(said):
     said("The response has $\\log_2 \\frac{1/8}{1/4}$ =", ratio.sum())
 
 
-def exercises(said):
+def exercises(said, record, planted, places):
     assert math.isinf(torch.tensor(900.0).exp())
     said("It must be finite for a $Q^*$ of", 900)
     said("on a logarithmic axis from", 0.01, 1000)
     said("*before* each token, and", 0)
+    said("the last digit stands just before it. Return", 3)
+    limits = tree_of(1e-3)[1][0], tree_of(1e5)[1][0]
+    said("$V^*$ falls all the way. Near", 0, *limits)
+    after = places["surprisal after DPO"]
+    said("Surprisal after DPO finds", after["the planted digit"], after["early"])
+    said("But surprisal before DPO finds", planted["found"], places["surprisal"]["early"])
+    longer = record[record.variant == "planted digits"]["planted, surprisal after DPO"].mean()
+    said("made the method worse, and", LOCATED["dpo"]["steps"], longer)
     start, after = tree_of(1 / math.log(2))[1].tolist()
     said("Try *good good* on paper: the values are", start, after, 0)
     policy, ref = torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])
@@ -543,23 +657,29 @@ def exact_world(said, world, paths, errors):
     }
     last = {name: path[-1] for name, path in errors.items()}
     said("**Shares of many people**: all", right["shares"], STEPS, last["shares"])
-    said("**One vote per pair**:", right["one vote"], size, last["one vote"])
-    said(
-        "**The majority always wins**:", right["majority"], size, starts[0], last["majority"], STEPS
-    )
+    _, _, share, vote = votes_of(world)
+    wrong = ((vote > 0.5) != (share > 0.5)).sum()
+    said("**One vote per pair**:", right["one vote"], size, len(vote), wrong)
+    said("and it loses to", lost_by_the_second(world), last["one vote"])
+    gains = words_of(world, paths["majority"][-1])
+    falls = truth[0, 1], gains[0, 1]
+    numbers = right["majority"], size, starts[0], last["majority"], *falls
+    said("**The majority always wins**:", *numbers)
     assert right["shares"] == size
 
 
+def lost_by_the_second(world):
+    """How many worse responses won their vote against the second best."""
+    i, j, share, vote = votes_of(world)
+    second = world.rewards.argsort(descending=True)[1]
+    return (((vote > 0.5) != (share > 0.5)) & ((i == second) | (j == second))).sum()
+
+
 def real_run(said):
-    shown = re.search(r"'praise': (\S+), 'criticism': (\S+)}", output_of("lowest ="))
-    said("the praise has the sum", *map(float, shown.groups()))
-    said("as in section 8 of lesson 12. Of", 40)
     tokenizer = models.load_policy("tiny-reviews-sft")[1]
     many = tasks.reviews.preference_pairs("val", 600, seed=3, max_tokens=32, tokenizer=tokenizer)
     reviews = {(row["prompt"], row[side]) for row in many for side in ("chosen", "rejected")}
-    said("So we take the", len(reviews), len(many))
-    low, _ = moved_tokens()
-    said("But it occurs only", next(size for token, _, size in low if token == "bad"))
+    said("Then we take the", len(reviews), len(many))
     asked = experiments.results("order")
     asked = asked[asked.variant == "dpo"]
     pairs = sum(count for _, count in asked.by_film.iloc[0].values())
@@ -575,24 +695,33 @@ def calculations(said, record, planted, own, places):
     assert tasks.arithmetic.solution("8*4-2") == "32-2=30"
     said("Only the", 7, 37, 2, 35)
     said("Let the reward be", 1, 0)
-    said("- After the", 7, 7)
+    said("- After the", 7, 0, 7)
+    said("is the only one at its prefix with $Q^*$ above", 0)
     said("And how likely is a", 7)
-    said("We train DPO on", LOCATED["problems"], LOCATED["asked"])
+    said("We train DPO for", TWENTY["steps"], TWENTY["batch_size"], LOCATED["asked"])
+    same = LOCATED["dpo"] | {"steps": 20}
+    assert same["batch_size"] == TWENTY["batch_size"]
+    assert loops.DPOConfig().beta is None  # the record took the loss's own beta
+    assert LOSSES["dpo"].settings["beta"] == TWENTY["beta"]
     said("**Predict.** In what share of the", LOCATED["asked"])
     said("drawn at random is the right one in", planted["by chance"])
-    said("*always the last digit* is right in", planted["last digit"])
     steps = LOCATED["dpo"]["steps"]
     found = record[record.variant == "planted digits"]
     assert planted["found"] == pytest.approx(found["planted, surprisal"].mean(), abs=0.01)
     of_surprisal, of_dpo = places["surprisal"], places["implicit reward"]
-    found_by = [x["the planted digit"] for x in (of_surprisal, of_dpo)]
-    said("Surprisal finds the planted digit in", *found_by)
-    said("training wins by far.** In", of_dpo["the last digit, not planted"])
     early = places["early"]
-    said("right half of the table: the", early["cases"], of_dpo["early"])
-    said("There the implicit reward finds", of_dpo["early"], early["by chance"])
-    said("a random token 10 %, and surprisal", of_surprisal["early"])
-    said("More training does not help: after", steps, found["planted, implicit reward"].mean())
+    said("| share that is found |", LOCATED["asked"], early["cases"])
+    said("| surprisal, before DPO |", of_surprisal["the planted digit"], of_surprisal["early"])
+    said("| implicit reward, after DPO |", of_dpo["the planted digit"], of_dpo["early"])
+    said("| rule: always the last digit |", planted["last digit"], 0)
+    said("| a random token |", planted["by chance"], early["by chance"])
+    said("There DPO has learned something, but little. In", of_dpo["the last digit, not planted"])
+    seeds = places["seeds"]["implicit reward"]
+    assert seeds[0] == of_dpo["the planted digit"]
+    said("other seeds of DPO find", *seeds[1:])
+    longer = found["planted, implicit reward"].mean()
+    said("More training does not help: after", steps, longer)
+    assert longer < sum(seeds) / 3
     said("the colour ends at", -6)
     said("just below zero is written", 0)
     change = places["of the strip"]
@@ -608,8 +737,10 @@ def further(said, world, record, own):
     )
     values, q = hand.optimal_values(beta=beta)
     gains = q - values[:, None]
-    said("has soft values for", *values)
+    said("has soft values for", beta, *values)
     said("the first word gains", gains[0, 0], gains[1, 0], 2 - values[0], 2, values[0])
+    tree_gains = tree_of(beta)[3]
+    said("In the tree, the first *good* has $Q^* - V^*$ =", tree_gains[0, 0], tree_gains[0, 0], 0)
     one_step = world.ref_logits.log_softmax(-1) + world.values(world.ref_logits)[1] / BETA
     far = (world.probs(one_step) - world.gibbs(beta=BETA)).abs().max()
     said("differ from those of the Gibbs policy by up to", far)

@@ -373,6 +373,22 @@ DIFFERENT = {  # right answers written in another way
     "state_value": lambda p, r, q, b: (
         p.exp() @ q - b * torch.nn.functional.kl_div(r, p, reduction="sum", log_target=True)
     ),
+    "blame_shares": lambda e, p, m: torch.tensor(
+        [
+            sum(shares) / len(p)
+            for shares in zip(
+                *(
+                    (
+                        min(range(k), key=lambda t: e[i, t]) == place,
+                        place == k - 2,
+                        1 / k,
+                    )
+                    for i, (place, k) in enumerate(zip(p.tolist(), m.sum(1).tolist(), strict=True))
+                ),
+                strict=True,
+            )
+        ]
+    ),
     "gold_above_curve": lambda k, g, x, y: torch.tensor(
         [
             a - np.interp(math.log(b), x.log().tolist(), y.tolist())

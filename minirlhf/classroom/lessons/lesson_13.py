@@ -1,4 +1,4 @@
-"""Exercises of lesson 13: soft values, the values inside a policy, the value of any policy."""
+"""Exercises of lesson 13: soft values, values inside a policy, of any policy; locating errors."""
 
 import torch
 
@@ -130,6 +130,10 @@ prefix_values = Exercise(
         "the padding holds the reward. It must be 0 there.": lambda n, r, s, m, b: (
             s[:, None] - reward_to_go(_gains(n, r, m, b), m)
         ),
+        "every place holds V* of the prompt. A later prefix has its own value: take from the "
+        "reward only what the tokens from there to the end gain.": lambda n, r, s, m, b: (
+            torch.where(m, s[:, None] - _gains(n, r, m, b).sum(1, keepdim=True), 0.0)
+        ),
     },
 )
 
@@ -149,9 +153,9 @@ state_value = Exercise(
     _policy_case,
     _value_of,
     {
-        "the bug is still there. On paper, take q = (0, 0), beta = 1, a reference with "
-        "(0.5, 0.5) and a policy with (0.9, 0.1). Write down the two terms of the KL penalty of "
-        "section 2. Their sum is 0.37. Which sum does this function compute?": lambda p, r, q, b: (
+        "the bug is still there: in the hint's case, with beta = 1, the penalty by hand is 0.37. "
+        "This function takes 0.51. Whose probabilities weight the log-ratios in the formula of "
+        "section 2? And whose do here?": lambda p, r, q, b: (
             (p.exp() * q).sum() - b * (r.exp() * (r - p)).sum()
         ),
         "the log-ratios of the KL penalty are weighted with the probabilities of the reference. "
@@ -178,5 +182,88 @@ state_value = Exercise(
         "that the policy gives it.": lambda p, r, q, b: (q - b * (p - r)).sum(),
         "the log-probability is used as the weight of a token. "
         "Take its exponential.": lambda p, r, q, b: (p * (q - b * (p - r))).sum(),
+    },
+)
+
+
+def _cases_with_errors(g):
+    size = torch.randint(3, 8, (6, 1), generator=g)  # with EOS
+    size[0], size[1], size[4:] = 7, 3, 4
+    mask = torch.arange(7) < size
+    place = (torch.rand(6, generator=g) * (size[:, 0] - 1)).long()
+    place[0], place[1], place[3] = 5, 1, 0  # the last digit of rows 0 and 1
+    evidence = torch.randn(6, 7, generator=g) + torch.tensor([3.0, -3.0] * 3)[:, None]
+    found = torch.arange(6) % 3 < 2  # the method sees these errors
+    evidence[torch.arange(6), place] -= 4.0 * found
+    evidence[1] = -0.3 * torch.rand(7, generator=g)  # above ordinary numbers in its padding
+    evidence[1, place[1]] = -0.35
+    evidence[4:] = 0.5 + torch.rand(2, 7, generator=g)  # above 0, a padding of zeros
+    evidence[[4, 5], place[4:]] = 0.2
+    return torch.where(mask, evidence, torch.nan), place, mask
+
+
+def _shares(evidence, place, mask, *, back=2):
+    """The three shares; the rule takes the token that stands `back` before the end."""
+    size = mask.sum(1)
+    blamed = torch.where(mask, evidence, torch.inf).argmin(1)
+    hits = [(blamed == place).float(), (size - back == place).float(), 1 / size]
+    return torch.stack(hits).mean(1)
+
+
+def _with(at, value):
+    """A mistake: the reference with another number for one of the three shares."""
+
+    def wrong(evidence, place, mask):
+        shares = _shares(evidence, place, mask)
+        shares[at] = value(evidence, place, mask)
+        return shares
+
+    return wrong
+
+
+def _hit(blamed, place):
+    return (blamed == place).float().mean()
+
+
+blame_shares = Exercise(
+    "blame_shares",
+    ("evidence", "place", "mask"),
+    _cases_with_errors,
+    _shares,
+    {
+        "the method blames the token with the highest evidence. "
+        "It must blame the one with the lowest.": _with(
+            0, lambda e, p, m: _hit(torch.where(m, e, -torch.inf).argmax(1), p)
+        ),
+        "the method can blame the padding: its numbers take part in the minimum. "
+        "Use the mask.": _with(0, lambda e, p, m: _hit(e.argmin(1), p)),
+        "the evidence is 0 in the padding. If a response has only positive evidence, 0 is the "
+        "lowest and the padding is blamed. Put infinity there.": _with(
+            0, lambda e, p, m: _hit(torch.where(m, e, 0.0).argmin(1), p)
+        ),
+        "the mask comes by multiplication: NaN times 0 is NaN, and 0 can be the lowest number. "
+        "Put infinity in the padding, with torch.where.": _with(
+            0, lambda e, p, m: _hit((e * m).argmin(1), p)
+        ),
+        "the rule blames EOS, where no digit stands. The last digit stands before EOS.": (
+            lambda *x: _shares(*x, back=1)
+        ),
+        "the rule takes the end of the padded row. "
+        "The last digit of a response depends on its length: count with the mask.": _with(
+            1, lambda e, p, m: _hit(torch.full_like(p, m.shape[1] - 2), p)
+        ),
+        "the random token is drawn from the padded row. "
+        "Draw it from the tokens of the response.": _with(2, lambda e, p, m: 1 / m.shape[1]),
+        "the random token is drawn without EOS. EOS can be drawn, too.": _with(
+            2, lambda e, p, m: (1 / (m.sum(1) - 1)).mean()
+        ),
+        "the share of a random token is 1 / (mean length). Responses differ in length: take the "
+        "mean of 1 / length.": _with(2, lambda e, p, m: 1 / m.sum(1).float().mean()),
+        "these are numbers of responses. Divide by B to get shares.": lambda e, p, m: (
+            len(p) * _shares(e, p, m)
+        ),
+        "the shares of the rule and of the random token are swapped.": lambda *x: _shares(*x)[
+            [0, 2, 1]
+        ],
     },
 )
