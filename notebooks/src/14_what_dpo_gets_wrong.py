@@ -69,8 +69,8 @@ axes = {"x": range(0, 100, 10), "xlim": (0, 100), "xlabel": "step"}
 show.lines(log_ratios("dpo"), **axes, ylabel="log-ratio, nats")
 
 # %% [markdown]
-# The chosen ones fall as well, although DPO is trained *for* them. Their last three points lie 2.8 nats below the start on average, which is a factor of
-# 0.06 ($e^{-2.8}$). This is **likelihood displacement**.
+# The chosen ones fall as well, although DPO is trained *for* them. Their last three points lie 2.8
+# nats below the start on average, which is a factor of 0.06 ($e^{-2.8}$). This is **likelihood displacement**.
 #
 # The loss contains only $h = c - r$, so both may fall if $r$ falls faster. What pushes the chosen one
 # down? All responses share the network's weights, so a push on one moves the others.
@@ -198,10 +198,10 @@ show.lines(panels, **axes, ylabel={"DPO": "log-ratio, nats"}, ylim=(-7, 2))
 # sum. It needs something that tells them apart. Here are the ends after 4,000 steps for the near
 # twins from above. In the second row they also have a second feature, with a weight of its own:
 #
-# | features of *yes*, *no*, *sure* | after DPO | after DPOP |
-# |---|---|---|
-# | 1, 0.9, 4 | 0.003, 0.003, 0.994 | 0.34, 0.34, 0.33 |
-# | (1, 0.1), (0.9, −0.1), (4, 0) | 0.012, 0.005, 0.983 | 0.33, 0.17, 0.50 |
+# | twins with | *yes*, *no*, *sure* | after DPO | after DPOP |
+# |---|---|---|---|
+# | one feature | 1, 0.9, 4 | 0.003, 0.003, 0.994 | 0.34, 0.34, 0.33 |
+# | two features | (1, 0.1), (0.9, −0.1), (4, 0) | 0.012, 0.005, 0.983 | 0.33, 0.17, 0.50 |
 #
 # In the first row DPOP only prevents the harm. In the second it uses the new feature: *yes* keeps
 # its third, and *no* loses half. Our reviews have no such pairs, so they do not show whether DPOP
@@ -241,8 +241,8 @@ def train_on_pairs(writer, steps=300, pairs=1000):
 
 # %% [markdown]
 # The figure shows the probability of every response in the reference, after DPO, and in the Gibbs
-# policy, the optimum. The numbers on top are the rewards, there called *r*. **The 8
-# responses with *pairs* below them are compared.**
+# policy, the optimum. The numbers on top are the rewards, there called *r*. **The 8 responses with
+# *pairs* below them are compared.**
 
 # %%
 has_pairs = torch.arange(15) % 2 == 0  # every other response: 8 of 15
@@ -440,13 +440,13 @@ def written(policy):
     }
 
 
-enders = {"start": sft, "DPO": dpo_policy, "IPO": ipo_policy}
-table = pd.DataFrame({name: written(policy) for name, policy in enders.items()})
+writers = {"start": sft, "DPO": dpo_policy, "IPO": ipo_policy}
+table = pd.DataFrame({name: written(policy) for name, policy in writers.items()})
 show.texts(table.T)
 
 # %% [markdown]
 # Four pairs teach little: neither run gains gold. But DPO pays 16 nats of KL (read its reviews), and
-# more with every step. IPO pays 0.2.
+# its $h$ still rises. IPO pays 0.2.
 #
 # **When to use it.** Use IPO if one rule or one model gives the labels and the pairs are seen again
 # and again. Where labels contradict each other, DPO stops as well.
@@ -562,10 +562,10 @@ check.slopes_of_a_pair(slopes_of_a_pair)
 # %% [markdown]
 # **3. Which fault is it?** *(medium, 15 minutes)*. Here are four small runs of DPO, made for this
 # exercise. Three have one fault each, and one is healthy. The first figure shows the mean log-ratio
-# of the chosen and of the rejected responses over the steps; the scale of log C is its own. The second shows the
-# mean reward of what the policy itself writes. The best response has the reward 1 in log A, 2 in log
-# B, 1 in log C and 2 in log D. Write down for each log: which fault, which curve shows it, and which
-# repair you would try. Then open the box below the figures.
+# of the chosen and of the rejected responses over the steps; the scale of log C is its own. The
+# second shows the mean reward of what the policy itself writes. The best response has the reward 1
+# in log A, 2 in log B, 1 in log C and 2 in log D. Write down for each log: which fault, which curve
+# shows it, and which repair you would try. Then open the box below the figures.
 #
 # *Hint:* ask of each log: does the chosen response fall? Do the curves level off? Does the reward
 # come near the best one?
@@ -607,7 +607,7 @@ show.lines(reward, range(0, 301, 50), xlabel="step", ylabel="mean reward")
 # - **B: healthy.** Both log-ratios level off, and the reward rises to 1.5. (It stays below 2
 #   because of the KL penalty.) The run is online DPO with four responses in a table.
 # - **C: labels that always agree.** The rejected response still falls at the last step. The chosen
-#   one cannot rise further, because its probability is nearly 1. The reward is perfect only because
+#   one cannot rise further, because its probability is nearly one. The reward is perfect only because
 #   the chosen response is the best one here. So only the first figure shows the fault. Section 4's
 #   table shows what it costs where responses share weights. Try IPO, or stop early.
 # - **D: off-policy data.** The pairs look as healthy as in B. But the reward hardly moves, although
@@ -769,8 +769,8 @@ show.lines(yes, xlabel="step", ylabel="log-ratio of yes")
 # **Where DPOP stops in section 2.** Where $c$ is negative, DPOP's $h$ is $c - r + 5c = 6c - r$. At the
 # start $c$ has the slope −1/3 and $r$ has −7/3. So this $h$ has the slope 6 × (−1/3) + 7/3 = 1/3. It
 # rises, but $\bar f$ rises as well. At $\bar f = 1.4$ the slope is 6 × (−0.4) + 2.4 = 0, and DPOP
-# stops. For the near twins it is 6 × (1 − 59/30) − (0.9 − 59/30) = −4.7 at the start. So $w$ does not
-# even begin to rise.
+# stops. For the near twins it is 6 × (1 − 59/30) − (0.9 − 59/30) = −4.7 at the start. So as soon as
+# $w$ rises, the loss pushes it back.
 #
 # **Section 4 with other pairs.** With two other sets of four pairs, chosen by other seeds, DPO pays 6
 # and 12 nats of KL, and IPO 0.3 and 0.2. Gold does not rise above the start's there either.

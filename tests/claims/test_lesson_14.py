@@ -562,7 +562,7 @@ def displacement(said, walks, twins, asked, order_lost):
     early = count * (1 - 5.9 / 3) - (0.9 - 5.9 / 3)
     said("For the near twins it is", 6, 1, 59 / 30, 0.9, 59 / 30, early, early < 0)
     said("At the start $c$ has the slope", -1 / 3, -7 / 3)
-    said("so this $h$ has the slope", count, -1 / 3, 7 / 3, count * -1 / 3 + 7 / 3)
+    said("So this $h$ has the slope", count, -1 / 3, 7 / 3, count * -1 / 3 + 7 / 3)
     said("At $\\bar f = 1.4$", 6, -0.4, 2.4, 0, abs(count * (1 - 1.4) - (-1 - 1.4)) < 1e-9)
     said("the chosen responses rise by about", dpop["chosen"].mean(), (dpop["chosen"] > 0.5).all())
     gaps = [(x["chosen"] - x["rejected"]).mean() for x in (dpop, dpo)]
@@ -572,7 +572,7 @@ def displacement(said, walks, twins, asked, order_lost):
     said("**What it costs.** The rejected responses do not", (dpop["rejected"] > -0.1).all())
     said("lines are", *gaps, pairs[0], *order, *order_lost, *kls)
     said("Here are the ends after", len(walks["DPO"]))
-    rows = {False: ("| 1,", (0.9, 4)), True: ("| (1,", (0.1, 0.9, -0.1, 4, 0))}
+    rows = {False: ("| one feature |", TWINS), True: ("| two features |", sum(TWINS_APART, ()))}
     for second, (words, rest) in rows.items():
         ends = [x.item() for name in ("DPO", "DPOP") for x in twins[name, second]]
         said(words, *rest, *ends)
@@ -584,7 +584,7 @@ def off_policy_pairs(said, world, off_policy, online, runs):
     said("The KL coefficient $\\beta$ is", 0.5)
     said("At every step the *writer* writes", 1000)
     said("who only ever writes", int(HAS_PAIRS.sum()))
-    said("are the rewards. **The", int(HAS_PAIRS.sum()))
+    said("are the rewards, there called *r*. **The", int(HAS_PAIRS.sum()))
     errors = [(x - optimum).abs().max().item() for x in (online[-200:].mean(0), off_policy)]
     assert errors[0] < 0.005
     said("Averaged over the last", 200, 0.005, errors[1])
@@ -615,7 +615,7 @@ def off_policy_pairs(said, world, off_policy, online, runs):
     kls = [mean(runs, v, "kl") for v in (HUMAN, ONCE, "online-dpo")]
     steps = [golds[1] - golds[0], golds[2] - golds[1]]
     said("Gold is", *golds)
-    said("fresh reviews bring about twice", 1.8 < steps[1] / steps[0] < 2.2)
+    said("reviews bring about twice", 1.8 < steps[1] / steps[0] < 2.2)
     assert steps[0] > 0 and kls[2] - kls[1] > kls[1] - kls[0]
     said("But the KL is", *kls)
     said("Every step samples", 2 * DPOConfig.batch_size)
@@ -650,7 +650,7 @@ def equal_kl(said, runs):
     betas = experiments.results("betas")
     prompts = {len(row) for row in betas.gold_by_prompt}
     said("All are judged on the same", *prompts)
-    said("are the curve; from left to right $\\beta$ is", 1, 0.3, 0.1, 0.03)
+    said("from left to right $\\beta$ is", 1, 0.3, 0.1, 0.03)
     kls = [betas[betas.variant == f"beta {x}"].kl.mean() for x in (1, 0.3, 0.1, 0.03)]
     assert kls == sorted(kls)
     said("**DPOP** is missing: at", mean(runs, "dpop", "kl"))
@@ -713,8 +713,7 @@ def further(said, runs, asked, cost):
     said("not the whole reason: IPO went only", kl, mean(asked, "ipo", "right_order"))
     falls = [-mean(asked, name, "chosen_change") for name in ("dpop", "dpo")]
     said("On new films the chosen reviews still fall,", *falls)
-    said("With the factor 3, the rejected response", 3)
-    said("It would gain if the sum were", 1)
+    said("It would gain if the sum were", 1, 3)
     said("was trained on many more votes than", 3200)
     tokenizer = models.load_policy("tiny-reviews-sft")[1]
     voted = tasks.reviews.preference_pairs(
