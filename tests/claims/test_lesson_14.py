@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid, relu
 
-from minirlhf import core, evaluate, experiments, models, tasks
+from minirlhf import core, evaluate, experiments, models, rewards, tasks
 from minirlhf.classroom import check
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.loops import DPOConfig, train_dpo
@@ -21,6 +21,7 @@ from tests.claims.prose import lesson
 LOSSES = {name: ALL_LOSSES[name] for name in COMPARED}
 
 FAR, NEAR = (1.0, -1.0, 4.0), (1.0, -1.0, 0.5)  # features of yes, no, sure
+TWINS, TWINS_APART = (1.0, 0.9, 4.0), ((1.0, 0.1), (0.9, -0.1), (4.0, 0.0))
 SIDES = ("chosen", "rejected")
 NOTEBOOK = "14_what_dpo_gets_wrong.ipynb"
 
@@ -40,10 +41,11 @@ def asked():
 
 def walk(features, loss, *, steps=4000, rate=0.01):
     """The probabilities of yes, no, sure while w descends on the loss of (c, r)."""
-    e, w, path = torch.tensor(features).double(), torch.zeros(()).double(), []
+    e, path = torch.tensor(features).double().view(3, -1), []
+    w = torch.zeros(e.shape[1]).double()
     for _ in range(steps):
         w = w.detach().requires_grad_(True)
-        logprobs = (e * w).log_softmax(0)
+        logprobs = (e @ w).log_softmax(0)
         path.append(logprobs.detach().exp())
         c, r = logprobs[:2] + math.log(3)
         loss(c, r).backward()
@@ -83,6 +85,23 @@ def test_dpop_stops_where_the_penalised_slope_is_zero(walks):
     assert end[0] < 1 / 3  # it falls a little all the same
 
 
+@pytest.fixture(scope="module")
+def twins():
+    """The ends of DPO and DPOP for near twins, alone and with a second feature and its weight."""
+    return {
+        (name, second): walk(TWINS_APART if second else TWINS, loss)[-1]
+        for name, loss in (("DPO", dpo_loss), ("DPOP", dpop_loss))
+        for second in (False, True)
+    }
+
+
+def test_for_near_twins_dpop_learns_only_if_a_feature_tells_them_apart(twins):
+    assert (twins["DPOP", False] - 1 / 3).abs().max() < 0.01
+    assert twins["DPOP", True][0] > 0.33 and twins["DPOP", True][1] < 1 / 5
+    for second in (False, True):
+        assert (twins["DPO", second][:2] < 0.02).all() and twins["DPO", second][2] > 0.98
+
+
 def test_with_a_nearer_rival_yes_rises_and_sure_turns(walks):
     yes, _, sure = walks["near"].T
     assert (yes.diff() > 0).all()
@@ -107,6 +126,29 @@ def test_the_wrong_penalty_of_exercise_5_lets_one_film_fall_as_far_as_the_other_
     assert abs(wrong.sum(1)).max() < 0.06 and wrong[300, 0] < -0.6
     assert wrong[500:, 0].mean() < wrong[300:500, 0].mean() - 0.03
     assert right[:, 0].min() > -0.05
+
+
+def test_a_pair_in_a_table_is_a_network_with_one_weight():
+    """The features are 1 for the chosen response, -1 for the rejected one, 0 for the others."""
+    logits = torch.zeros(3, dtype=torch.float64)
+    for _ in range(200):
+        logits = logits.detach().requires_grad_(True)
+        x = logits.log_softmax(0) + math.log(3)
+        dpo_loss(x[0], x[1]).backward()
+        logits = logits - 0.01 * logits.grad
+    start = logits.detach()
+    assert start[0] == pytest.approx(-start[1]) and start[2] == 0
+    one_weight = walk((1.0, -1.0, 0.0), dpo_loss, steps=500)
+    assert (one_weight[1:, 2] < one_weight[:-1, 2]).all()
+    nearest = (one_weight[:, 0] - start.softmax(0)[0]).abs().argmin()
+    assert torch.allclose(one_weight[nearest], start.softmax(0), atol=2e-3)
+
+
+@pytest.mark.parametrize("times", [2.9, 3.1])
+def test_an_unseen_response_gains_if_the_rejected_one_is_three_times_as_likely(times):
+    chosen = 0.1
+    weights, after = in_a_table([chosen, times * chosen, 0.9 - times * chosen], 3)
+    assert (weights.sum() < 1) == (times > 3) == (after[2] > 0.9 - times * chosen)
 
 
 def in_a_table(probabilities, factor):
@@ -228,9 +270,27 @@ def test_fixed_pairs_multiply_every_response_without_a_pair_by_the_same_factor(w
 
 def test_the_policys_own_pairs_find_the_optimum(world, off_policy, online):
     optimum = world.gibbs(beta=0.5)
-    assert (online[-1] - optimum).abs().max() < 0.04 < 0.2 < (off_policy - optimum).abs().max()
+    error = (online[-200:].mean(0) - optimum).abs().max()
+    assert error < 0.005 and (online[-1] - optimum).abs().max() < 0.06
+    assert (off_policy - optimum).abs().max() > 0.2
     total = online[50:, ~HAS_PAIRS].sum(1)  # it wobbles about the optimum
     assert abs(total.mean() - optimum[~HAS_PAIRS].sum()) < 0.02 and total.min() > 0.4
+
+
+def objective(world, policy):
+    """(mean reward, KL, reward minus beta KL) of a policy in the table."""
+    reward = (policy @ world.rewards).item()
+    ref = world.sequence_logprobs(world.ref_logits)
+    kl = (policy * (policy.log() - ref)).sum().item()
+    return reward, kl, reward - 0.5 * kl
+
+
+def test_off_policy_pairs_cost_kl_and_not_mean_reward(world, off_policy, online):
+    off, own, best = (objective(world, x) for x in (off_policy, online[-1], world.gibbs(beta=0.5)))
+    assert off[0] > best[0] and off[1] > 1.5 * best[1] and off[2] < best[2] - 0.2
+    assert best[2] - 0.01 < own[2] <= best[2]
+    most = off_policy.argmax()
+    assert HAS_PAIRS[most] and world.rewards[most] == world.rewards[HAS_PAIRS].max()
 
 
 def in_lesson_12(world):
@@ -286,18 +346,54 @@ def test_online_dpo_has_more_gold_than_both_others_on_every_seed(runs):
 # ---- section 4: deterministic pairs
 
 
-@pytest.fixture(scope="module")
-def h():
-    """variant -> the mean h of the four pairs at each step, trained again as section 4 does."""
+def four_pairs(loss, beta, seed=0):
+    """(policy, the mean h of four pairs at each step), trained again as section 4 does."""
     torch.set_num_threads(1)
     sft, tokenizer = models.load_policy("tiny-reviews-sft")
-    pairs = tasks.reviews.preference_pairs("reward", 4, seed=0, max_tokens=32, tokenizer=tokenizer)
-    found = {}
-    for loss, beta in (("dpo", 0.1), ("dpo", 1.0), ("ipo", 0.1)):
-        config = DPOConfig.plain(loss=loss, beta=beta, batch_size=4, steps=16)
-        _, log = train_dpo(copy.deepcopy(sft), tokenizer, pairs, config)
-        found[f"{loss} {beta}"] = torch.tensor([row["rewards/margins"] / beta for row in log])
-    return found
+    of = {"max_tokens": 32, "tokenizer": tokenizer}
+    pairs = tasks.reviews.preference_pairs("reward", 4, seed=seed, **of)
+    config = DPOConfig.plain(loss=loss, beta=beta, batch_size=4, steps=16)
+    policy, log = train_dpo(copy.deepcopy(sft), tokenizer, pairs, config)
+    return policy, torch.tensor([row["rewards/margins"] / beta for row in log])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    variants = (("dpo", 0.1), ("dpo", 1.0), ("ipo", 0.1))
+    return {f"{loss} {beta}": four_pairs(loss, beta) for loss, beta in variants}
+
+
+@pytest.fixture(scope="module")
+def h(trained):
+    return {variant: found for variant, (_, found) in trained.items()}
+
+
+def written(policy):
+    """KL and gold of two reviews for each test film."""
+    sft, tokenizer = models.load_policy("tiny-reviews-sft")
+    films = tasks.reviews.eval_prompts("test")
+    drawn = evaluate.draw(policy, tokenizer, films, samples_per_prompt=2, reference=sft)
+    return evaluate.summary(drawn, {"gold": rewards.gold_judge()})
+
+
+@pytest.fixture(scope="module")
+def four_pairs_cost(trained):
+    """(loss, seed of the pairs) -> what its policy writes; and of the start."""
+    rows = {"start": written(models.load_policy("tiny-reviews-sft")[0])}
+    for loss in ("dpo", "ipo"):
+        rows[loss, 0] = written(trained[f"{loss} 0.1"][0])
+        for seed in (1, 2):
+            rows[loss, seed] = written(four_pairs(loss, 0.1, seed)[0])
+    return rows
+
+
+@pytest.mark.slow
+def test_running_off_costs_kl_and_brings_no_gold(four_pairs_cost):
+    start = four_pairs_cost["start"]
+    for seed in (0, 1, 2):
+        dpo, ipo = (four_pairs_cost[loss, seed] for loss in ("dpo", "ipo"))
+        assert dpo["kl"] > 5 > 0.5 > ipo["kl"]
+        assert max(dpo["gold"], ipo["gold"]) < start["gold"]
 
 
 @pytest.mark.slow
@@ -414,17 +510,19 @@ def test_the_logs_of_exercise_3_are_these_runs():
 # ---- the prose
 
 
-def test_the_numbers_of_lesson_14(walks, runs, asked, order_lost, world, off_policy, online, h):
+def test_the_numbers_of_lesson_14(
+    walks, twins, runs, asked, order_lost, world, off_policy, online, h, four_pairs_cost
+):
     with lesson("14") as said:
-        displacement(said, walks, asked, order_lost)
+        displacement(said, walks, twins, asked, order_lost)
         off_policy_pairs(said, world, off_policy, online, runs)
-        deterministic(said, h)
+        deterministic(said, h, four_pairs_cost)
         equal_kl(said, runs)
         exercises(said, walks)
-        further(said, runs, asked)
+        further(said, runs, asked, four_pairs_cost)
 
 
-def displacement(said, walks, asked, order_lost):
+def displacement(said, walks, twins, asked, order_lost):
     dpo, dpop = late("dpo"), late("dpop")
     said("Here is lesson 12's DPO run again: film reviews,", 32)
     fall = -dpo["chosen"].mean()
@@ -443,8 +541,10 @@ def displacement(said, walks, asked, order_lost):
     own = experiments.results("preference")
     said("reviews is the KL divergence:", own[own.variant == "dpo"].kl.mean())
     said("Let *no* have the feature", 0.9, -1)
-    said("$w$ has to be", 1 / (1 - 0.9), 1 / 2)
-    said("This lifts the logit", (4 - 1) * 10, (4 - 1) * 0.5)
+    said("$w$ has to be", 1 / (1 - 0.9), -1, 1 / 2)
+    said("The logit of *sure* lies", (4 - 1) * 10, (4 - 1) * 0.5)
+    said("This is as if the chosen one had the feature", 1, -1, 0)
+    said("the mean feature is above", 0)
     weights, after = in_a_table([1 / 3] * 3, 3)
     said("Take three responses with a probability of", 1 / 3, 3, 3)
     said("| start |", *3 * [1 / 3], 1)
@@ -459,23 +559,23 @@ def displacement(said, walks, asked, order_lost):
     ends = walks["DPOP"][-1]
     said("DPOP keeps *yes* at", ends[0].item(), ends[1].item())
     count = 1 + penalty
+    early = count * (1 - 5.9 / 3) - (0.9 - 5.9 / 3)
+    said("For the near twins it is", 6, 1, 59 / 30, 0.9, 59 / 30, early, early < 0)
     said("At the start $c$ has the slope", -1 / 3, -7 / 3)
-    said("so this $h$ has the slope", count, -1 / 3, 7 / 3, count * -1 / 3 + 7 / 3)
+    said("So this $h$ has the slope", count, -1 / 3, 7 / 3, count * -1 / 3 + 7 / 3)
     said("At $\\bar f = 1.4$", 6, -0.4, 2.4, 0, abs(count * (1 - 1.4) - (-1 - 1.4)) < 1e-9)
     said("the chosen responses rise by about", dpop["chosen"].mean(), (dpop["chosen"] > 0.5).all())
     gaps = [(x["chosen"] - x["rejected"]).mean() for x in (dpop, dpo)]
-    said("the two lines are about", *gaps)
     pairs = [sum(count for _, count in row.values()) for row in asked.loc["dpo"].by_film]
+    order = [mean(asked, name, "right_order") for name in ("dpop", "dpo")]
+    kls = [own[own.variant == name].kl.mean() for name in ("dpop", "dpo")]
     said("**What it costs.** The rejected responses do not", (dpop["rejected"] > -0.1).all())
-    said(
-        "the two lines are about 1 nat apart, and under DPO 3 nats. Of",
-        pairs[0],
-        mean(asked, "dpop", "right_order"),
-        mean(asked, "dpo", "right_order"),
-    )
-    said("The difference has the 95 % interval", *order_lost)
-    falls = [-mean(asked, name, "chosen_change") for name in ("dpop", "dpo")]
-    said("On new films the chosen reviews still fall,", *falls)
+    said("lines are", *gaps, pairs[0], *order, *order_lost, *kls)
+    said("Here are the ends after", len(walks["DPO"]))
+    rows = {False: ("| one feature |", TWINS), True: ("| two features |", sum(TWINS_APART, ()))}
+    for second, (words, rest) in rows.items():
+        ends = [x.item() for name in ("DPO", "DPOP") for x in twins[name, second]]
+        said(words, *rest, *ends)
 
 
 def off_policy_pairs(said, world, off_policy, online, runs):
@@ -484,11 +584,15 @@ def off_policy_pairs(said, world, off_policy, online, runs):
     said("The KL coefficient $\\beta$ is", 0.5)
     said("At every step the *writer* writes", 1000)
     said("who only ever writes", int(HAS_PAIRS.sum()))
-    said("are the rewards. **The", int(HAS_PAIRS.sum()))
-    errors = [(x - optimum).abs().max().item() for x in (online[-1], off_policy)]
-    assert errors[0] < 0.01
-    said("no probability is off by more than", *errors)
-    said("(Lesson 12 has", in_lesson_12(world))
+    said("are the rewards, there called *r*. **The", int(HAS_PAIRS.sum()))
+    errors = [(x - optimum).abs().max().item() for x in (online[-200:].mean(0), off_policy)]
+    assert errors[0] < 0.005
+    said("Averaged over the last", 200, 0.005, errors[1])
+    off, best = objective(world, off_policy), objective(world, optimum)
+    top = off_policy.argmax()
+    own = objective(world, online[-1])
+    said("off-policy DPO ends at", off[0], best[0], off_policy[top].item(), optimum[top].item())
+    said("So its KL is", off[1], best[1], off[2], best[2], abs(own[2] - best[2]) < 0.005)
     reference = world.probs(world.ref_logits)
     totals = [x[~HAS_PAIRS].sum().item() for x in (reference, optimum, off_policy)]
     said("without a pair have a total probability of", *totals[:2])
@@ -505,13 +609,13 @@ def off_policy_pairs(said, world, off_policy, online, runs):
     said("A beats B with the", True)
     said("It moves the logits of A and B", 0.5, -0.5)
     rest = round(1 - dpo[2], 2)
-    said("a pair would be without U", rest, rest, rest**2)
+    said("Both responses are other than U", rest, rest, rest**2)
     said("The judge is the reward model of lesson 08.", 3200, DPOConfig().steps, 3)
     golds = [mean(runs, v, "gold") for v in (HUMAN, ONCE, "online-dpo")]
     kls = [mean(runs, v, "kl") for v in (HUMAN, ONCE, "online-dpo")]
     steps = [golds[1] - golds[0], golds[2] - golds[1]]
     said("Gold is", *golds)
-    said("fresh reviews bring about twice", 1.8 < steps[1] / steps[0] < 2.2)
+    said("reviews bring about twice", 1.8 < steps[1] / steps[0] < 2.2)
     assert steps[0] > 0 and kls[2] - kls[1] > kls[1] - kls[0]
     said("But the KL is", *kls)
     said("Every step samples", 2 * DPOConfig.batch_size)
@@ -523,7 +627,7 @@ def off_policy_pairs(said, world, off_policy, online, runs):
     )
 
 
-def deterministic(said, h):
+def deterministic(said, h, cost):
     last = len(h["dpo 0.1"]) - 1
     nats = h["dpo 0.1"][last]
     said("At step", last, nats)
@@ -538,6 +642,7 @@ def deterministic(said, h):
     said("does $h$ rise to", 5, 5)
     said("IPO goes beyond its target, to", h["ipo 0.1"].max())
     said("alone takes $h$ to about", *{round(x[1].item()) for x in h.values()})
+    said("But DPO pays", cost["dpo", 0]["kl"], cost["ipo", 0]["kl"])
     said("stays within", 2, (abs(h["ipo 0.1"][4:] - 5) < 2).all())
 
 
@@ -545,7 +650,7 @@ def equal_kl(said, runs):
     betas = experiments.results("betas")
     prompts = {len(row) for row in betas.gold_by_prompt}
     said("All are judged on the same", *prompts)
-    said("are the curve; from left to right $\\beta$ is", 1, 0.3, 0.1, 0.03)
+    said("from left to right $\\beta$ is", 1, 0.3, 0.1, 0.03)
     kls = [betas[betas.variant == f"beta {x}"].kl.mean() for x in (1, 0.3, 0.1, 0.03)]
     assert kls == sorted(kls)
     said("**DPOP** is missing: at", mean(runs, "dpop", "kl"))
@@ -562,8 +667,8 @@ def equal_kl(said, runs):
         ("online DPO", "online-dpo"),
     ):
         gold, lead = mean(runs, variant, "gold"), above(variant)
-        numbers = (gold, gold - lead[0], *lead, *above(variant, "token"))
-        said(f"| *{label}* |", mean(runs, variant, "kl"), *numbers)
+        said(f"| *{label}* |", mean(runs, variant, "kl"), gold, gold - lead[0], *lead)
+        said(f"| {label} |", *above(variant, "token"))
     for label, variant, other in (
         ("own reviews instead of people's", ONCE, HUMAN),
         ("fresh ones at every step", "online-dpo", ONCE),
@@ -572,7 +677,11 @@ def equal_kl(said, runs):
         numbers = [x for per in ("response", "token") for x in above(variant, per, other)]
         said(f"| {label} |", *numbers)
     said("each step excludes", 0)
-    said("add up to a share below", 1)
+    both = [above("online-dpo", per, HUMAN) for per in ("response", "token")]
+    said("reviews instead of people's raise the lead by", *both[0], *both[1])
+    assert above(ONCE, other=HUMAN)[1] > 0 and above("online-dpo", other=ONCE)[1] > 0
+    assert above(ONCE, "token", HUMAN)[1] < 0 and above("online-dpo", "token", ONCE)[1] < 0
+    assert above("online-dpo", "token", HUMAN)[1] > 0
     said("Lesson 14b compares all thirteen", len(LOSSES) == 13)
 
 
@@ -586,15 +695,25 @@ def exercises(said, walks):
     said("Then the mean feature passes", 0.5, abs(means[sure.argmax()] - 0.5) < 0.01)
     said("the best of all responses has the probability", 0.02, 0.3)
     said("The best response has the reward", 1, 2, 1, 2)
+    said("with labels of which", 1 / (1 + math.exp(-1)))  # p of log A
+    said("Both log-ratios level off, and the reward rises to", 1.5, 2)  # compared with the run
+    said("there is a response with the reward", 2)
     said("In $1 - 0.98^2$", 1 - 0.98**2, 1 - 0.7**2)
     said("In film A, *sure* has the feature", 4)
     said("In film B it has", 0.5)
 
 
-def further(said, runs, asked):
-    kl = {v: mean(runs, v, "kl") for v in ("dpop", "dpo", "ipo")}
-    said("It also moved far less,", kl["dpop"], kl["dpo"], kl["ipo"])
-    said("and has", mean(asked, "ipo", "right_order"))
+def further(said, runs, asked, cost):
+    others = [cost[loss, seed]["kl"] for loss in ("dpo", "ipo") for seed in (1, 2)]
+    said("chosen by other seeds, DPO pays", *others)
+    golds = [cost[loss, seed]["gold"] for loss in ("dpo", "ipo") for seed in (1, 2)]
+    said("Gold does not rise above", max(golds) < cost["start"]["gold"])
+    kl = mean(runs, "ipo", "kl")
+    assert mean(runs, "dpop", "kl") < kl < mean(runs, "dpo", "kl")
+    said("not the whole reason: IPO went only", kl, mean(asked, "ipo", "right_order"))
+    falls = [-mean(asked, name, "chosen_change") for name in ("dpop", "dpo")]
+    said("On new films the chosen reviews still fall,", *falls)
+    said("It would gain if the sum were", 1, 3)
     said("was trained on many more votes than", 3200)
     tokenizer = models.load_policy("tiny-reviews-sft")[1]
     voted = tasks.reviews.preference_pairs(

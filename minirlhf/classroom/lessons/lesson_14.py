@@ -219,6 +219,9 @@ dpop_of_a_batch = Exercise(
         "max(0, ...) is missing. Without it, a chosen response that became more likely is "
         "rewarded for it without limit.": _dpop_of(lambda c, r: -c),
         "the penalty is missing: this is DPO.": _dpop_of(lambda c, r: 0 * c),
+        "beta multiplies c - r only. The penalty is a part of h, so beta multiplies it, too.": (
+            lambda c, r, b, p: -logsigmoid(b * (c - r) - p * relu(-c))
+        ),
         "you punished the fall of the rejected response. "
         "The rejected response is meant to fall.": _dpop_of(lambda c, r: relu(-r)),
         "this is one number for the batch. Return the loss of each pair.": lambda *x: (
