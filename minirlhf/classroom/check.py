@@ -80,6 +80,7 @@ from minirlhf.classroom.lessons.lesson_11 import (
     pass_at_k,
 )
 from minirlhf.classroom.lessons.lesson_11_verdicts import six_verdicts
+from minirlhf.classroom.lessons.lesson_11b import interval_over_seeds, six_comparisons
 from minirlhf.classroom.lessons.lesson_12 import (
     dpo_loss,
     dpo_of_a_batch,
@@ -128,6 +129,7 @@ __all__ = [
     "EXERCISES",
     "Exercise",
     "Result",
+    "six_comparisons",
     "six_verdicts",
     "take_turns",
     "three_runs",

@@ -17,10 +17,10 @@
 #
 # - turn an opinion about an algorithm into a prediction and an experiment,
 # - say for each of five objections to GRPO what our runs show, and what they do not show,
-# - read an interval over prompts and seeds, and see when three seeds are too few.
+# - build an interval from three seeds, and give a verdict: ahead, behind, equal or undecided.
 #
-# **You need** lesson 11 (GRPO), lesson 06 (PPO) and lesson 10 (what four models cost). About 25
-# minutes to read and 55 for the exercises.
+# **You need** lesson 11 (GRPO), lesson 06 (PPO) and lesson 10 (what four models cost). About 30
+# minutes to read and 75 for the exercises.
 
 # %%
 import pandas as pd
@@ -36,9 +36,9 @@ from minirlhf.classroom import check
 # no critic. It samples a group of responses to each prompt. The advantage of a response is its
 # score minus the mean of the group, divided by the group's standard deviation (std).
 #
-# Critics of GRPO say that this saves less than it promises. Each section below states one of their
-# five objections, asks for your prediction, and runs an experiment. Then comes a **verdict**. Write
-# your prediction down before you run the next cell.
+# Opponents say that this saves less than it promises. Each section states one of five objections,
+# asks for your prediction, runs an experiment and gives a **verdict**. Write your prediction down
+# before you run the next cell.
 
 # %% [markdown]
 # ## 1. Sampling is expensive
@@ -47,10 +47,10 @@ from minirlhf.classroom import check
 # > training. GRPO removes the critic but samples more responses. So it may lose more time than it
 # > saves.
 #
-# We have no such machine, so we use the cost model of lesson 10. It computes the time of a step
-# from its arithmetic and from the bytes that it reads. We assume 64 H100 GPUs that reach 40 % of
-# their speed in arithmetic and 60 % of their speed in reading memory. A step samples 1,024
-# responses of 1,024 tokens each, for 128 prompts of 512 tokens.
+# We use the cost model of lesson 10. It computes the time of a step from its arithmetic and from the
+# bytes that it reads. A step has three parts: sampling, **scoring** (the other models read the
+# responses) and training. We assume 64 H100 GPUs. A step samples 1,024 responses of 1,024 tokens
+# each, for 128 prompts of 512 tokens.
 #
 # To sample one token, the GPUs read all weights once. Responses that are **decoded together** share
 # this reading. So their number decides how fast sampling is.
@@ -61,7 +61,7 @@ machine = models.H100.times(64)
 
 
 def parts(together, critic, prompts=128):
-    """Seconds of sampling, scoring and training in one step."""
+    """Seconds of the parts of a step. critic: "separate" (PPO) or "none" (GRPO)."""
     plan = models.Plan(
         prompts=prompts, group_size=8, bf16=True, decode_batch=together, critic=critic
     )
@@ -111,18 +111,16 @@ show.lines(
 )
 
 # %% [markdown]
-# - **Left.** The objection's ratio of 1 occurs at one place on each line: at about 23 responses
-#   decoded together for PPO, at about 49 for GRPO.
+# - **Left.** Sampling takes as long as training (ratio 1) at about 23 responses decoded together
+#   for PPO, and at about 49 for GRPO.
 # - **Right.** GRPO with the same number of responses takes less time than PPO everywhere. No critic
-#   means 35 seconds less: 26 of training and 9 of *scoring*, where the other models read the
-#   responses. The longer sampling takes, the smaller is this share: 16 % of the step at 8 responses
-#   decoded together, 41 % at 512.
-# - **Right, orange.** With one and a half times as many responses, GRPO takes about as long as PPO
-#   at 49 responses decoded together. Below that it is slower, above it is faster.
+#   means 35 seconds less: 26 of training and 9 of scoring. The longer sampling takes, the smaller is
+#   the share that is saved: 16 % of the step at 8 responses decoded together, 41 % at 512.
+# - **Right, orange.** With 1.5 times as many responses, GRPO takes about as long as PPO at 49
+#   responses decoded together. At 8 it is 27 % slower, at 512 it is 12 % faster.
 #
 # **Verdict: half right.** Sampling and training can take equally long. But with the same number of
-# responses GRPO is faster. With 1.5 times as many it is anything from 27 % slower (8 decoded together)
-# to 12 % faster (512).
+# responses GRPO is faster.
 
 # %% [markdown]
 # ## 2. The system is hardly simpler
@@ -168,12 +166,11 @@ held_by = {name: pd.DataFrame(s).loc[kept].sum() for name, s in systems.items()}
 show.bars(pd.DataFrame(held_by).T / 1e12, label="TB: weights, gradients, optimiser")
 
 # %% [markdown]
-# A trained model needs eight times as much memory as a frozen one. A weight and its gradient take 2
-# bytes each, and the optimiser's three numbers per weight take 4 bytes each: 16 bytes instead of 2. Besides the actor, only the critic is trained.
+# A trained model takes 16 bytes per weight: 2 for the weight, 2 for its gradient and 12 for the
+# optimiser. A frozen one takes 2. Besides the actor, only the critic is trained.
 #
-# **Verdict: right about the system, silent about the memory.** Three of four models remain. You
-# still sample, train, and copy the new weights to the sampler after every step. But the objection
-# leaves out the largest saving: 43 % of the memory.
+# **Verdict: right about the system, silent about the memory.** Three of four models remain. But
+# 43 % of the memory is saved.
 
 # %% [markdown]
 # ## 3. It is not better than PPO
@@ -186,7 +183,7 @@ show.bars(pd.DataFrame(held_by).T / 1e12, label="TB: weights, gradients, optimis
 # for a wrong one. Every run has 80 steps of 128 responses, and every method has three seeds. GRPO's
 # groups of 8 leave room for 16 prompts per step. A method without groups takes 128 prompts.
 #
-# What each method changes (you need the details when you look at the figure):
+# What each method changes:
 #
 # | method | prompts per step | baseline and changes |
 # |---|---|---|
@@ -196,8 +193,9 @@ show.bars(pd.DataFrame(held_by).T / 1e12, label="TB: weights, gradients, optimis
 # | **GSPO** | 16 | GRPO with one importance ratio for the whole response ("Going further") |
 # | **CISPO** | 16 | GRPO in which every token keeps its gradient ("Going further"); the mean over all tokens of the batch |
 # | **REINFORCE** | 128 | the running mean of earlier batches' scores |
-# | **ReMax** | 128 | the score of a second response to the prompt, the greedy one |
+# | **ReMax** | 128 | REINFORCE with another baseline: the score of a second response to the prompt, the *greedy* one (always the most likely token) |
 # | **REINFORCE++** | 128 | the mean of the batch; advantages are divided by the standard deviation of the batch |
+# | **REINFORCE++-baseline** | 16 | REINFORCE++, but the baseline is the mean of the group |
 # | **PPO** | 128 | the critic |
 # | `ppo, critic trained first` | 128 | PPO; in the first 15 of the 80 steps only the critic learns |
 # | `ppo, 8 responses a prompt` | 16 | PPO with 8 responses to each prompt, as GRPO has |
@@ -220,15 +218,62 @@ experiments.shown(four, {"pass_1": "pass@1"}, digits=3)
 # three seeds. PPO's range overlaps with GRPO's. REINFORCE's range lies above both.
 # </details>
 #
-# How sure is that? A **95 % interval over prompts and seeds** says where the difference would lie
-# with other problems *and* other seeds. Runs are paired by seed: for each seed we subtract GRPO's
-# pass@1. What counts is how far these three differences lie apart. For RLOO they are −0.006, 0.026
-# and −0.006: a wide interval. (The figure's small circles are something else: each run minus the mean
-# of GRPO's three runs.)
+# ### 3a. An interval over seeds, by hand
+#
+# A range does not say what *other* seeds would give. A **95 % interval** does. We build it for RLOO
+# and GRPO.
+#
+# **Pair the runs.** Two runs with the same seed get the training problems in the same order, and the
+# same random numbers draw their test answers. Luck that both share drops out of their difference.
+# So for each seed we subtract GRPO's pass@1 from RLOO's.
+#
+# 1. The three differences are −0.0058, 0.0259 and −0.0064. Their mean is 0.0046.
+# 2. How far do they lie apart? Their standard deviation is 0.0185 (`torch.std`, which divides by
+#    $3 - 1$).
+# 3. A mean of three scatters less. Divide by $\sqrt{3}$: 0.0107, the **standard error**.
+# 4. Multiply by 4.30: 0.046. The interval is the mean ± 0.046, from −0.041 to 0.051.
+#
+# **Why 4.30?** With many differences the factor is 1.96. But three numbers often lie close together
+# by luck, and then their standard deviation is too small.
+#
+# **Predict.** We draw three numbers, ten thousand times. The true mean is 0. How many of the
+# intervals contain 0 with the factor 1.96, and how many with 4.30?
+
+# %% tags=["predict"]
+draws = torch.randn(10_000, 3, generator=torch.Generator().manual_seed(0))
+means, errors = draws.mean(1), draws.std(1) / 3**0.5
+pd.Series({x: (means.abs() < x * errors).float().mean().item() for x in (1.96, 4.30)})
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# With the factor 1.96 only 81 % of the intervals contain the true mean. With 4.30 it is 95 %. The
+# factors come from Student's t distribution: 4.30 for three seeds, 3.18 for four, 2.78 for five.
+# </details>
+#
+# **And other problems?** All three runs are tested on the same 400 problems. If these happen to suit
+# RLOO, all three differences are too high, and their scatter does not show it. The interval **over
+# prompts and seeds** (a prompt is a problem here) adds the scatter between problems ("Going further"
+# has the formula). For RLOO this changes almost nothing: 400 problems are many, three seeds are few.
+#
+# ### 3b. The verdicts
+#
+# Say beforehand which difference matters to you. On this page it is 0.02, two points.
+#
+# | the interval | verdict |
+# |---|---|
+# | lies above 0 | **ahead** |
+# | lies below 0 | **behind** |
+# | contains 0, and stays between −0.02 and 0.02 | **equal**, for our purpose |
+# | reaches further, and contains 0 | **undecided** |
+#
+# *Ahead* does not say why. If the methods differ in more than one thing, the **reason is open**.
+#
+# In the figure, small circles are single runs minus GRPO's mean. They do not show the pairs.
 
 # %%
 groups = ["rloo", "dr-grpo", "dapo", "gspo", "cispo"]
-single = ["reinforce", "remax", "reinforce++"]
+single = ["reinforce", "remax", "reinforce++", "reinforce++-baseline"]
 ppos = ["ppo", "ppo, critic trained first", "ppo, 8 responses a prompt"]
 others = [*groups, *single, *ppos]
 show.differences(
@@ -244,15 +289,17 @@ show.differences(
 )
 
 # %% [markdown]
-# If an interval contains 0, the runs do not show which of the two methods is better in general.
+# In brackets are the intervals.
 #
-# - **PPO and GRPO cannot be told apart.** PPO is ahead by 0.018, with an interval from −0.010 to
-#   0.045. Three seeds say little: with other seeds GRPO could be ahead.
-# - **The same holds for the methods with groups.** None of their intervals excludes 0. GSPO is GRPO
-#   here: every batch is used once, so all ratios are 1, and both have the same gradient. Their runs
-#   differ by rounding only.
-# - **REINFORCE and REINFORCE++ are ahead of GRPO**, by 0.047 and 0.041. Their intervals do not
-#   contain 0.
+# - **PPO and GRPO: undecided.** PPO is ahead by 0.018 on average [−0.010, 0.045], but it has 128
+#   prompts and GRPO 16. With 16 prompts (the last row) PPO is *lower* by 0.017 on average [−0.066,
+#   0.033], undecided too.
+# - **GSPO and CISPO are equal to GRPO.** GSPO *is* GRPO here: every batch is used once, so all ratios
+#   are 1, and both have the same gradient. The other methods with groups are undecided.
+# - **REINFORCE and REINFORCE++ are ahead of GRPO**, by 0.047 and 0.041. The reason is open: they
+#   differ in the prompts, the baseline, the division and more.
+# - **REINFORCE and PPO: undecided.** REINFORCE is ahead by 0.029 on average [−0.016, 0.074], although
+#   its lowest seed is above PPO's highest.
 #
 # Now the objection's two proposals, compared with plain PPO:
 
@@ -263,31 +310,18 @@ experiments.with_interval(
 ).to_frame()
 
 # %% [markdown]
-# - Training the critic first did not help: PPO is lower by 0.022 on average, and lower on every
-#   seed. The interval contains 0, so this may be luck. And the actor trains in 65 steps only.
-# - Eight responses per prompt made PPO *worse*, by 0.034. The interval does not contain 0. Nothing
-#   else was changed, so the reason is that PPO saw 16 different prompts per step instead of 128.
+# - Training the critic first: **undecided**. PPO is lower by 0.022 on average, and lower on every
+#   seed. The actor trains in 65 steps only.
+# - Eight responses per prompt: **behind**, by 0.034. Here the reason is known, because one thing
+#   differs: PPO saw 16 different prompts per step instead of 128.
 #
-# Is it the number of prompts, then? Not alone: ReMax sees 128 prompts, too, and is below REINFORCE by
-# 0.033, with an interval from 0.025 to 0.042. What can a group's baseline gain at most? It removes
-# the differences *between* problems. How large are they at the start of training?
-
-# %%
-start = experiments.by_prompt(family[family.variant == "start"], "pass_1")
-p = start.groupby("prompt").pass_1.mean()  # of 3 runs with 16 samples each
-within = (p * (1 - p)).mean()  # variance of a score of 0 or 1
-between = p.var() - within / 48  # without the noise of 48 samples
-share = between / (between + within)
-print(f"share of a score's variance between problems: {share:.0%}")
-
-# %% [markdown]
-# Five sixths of the variance lie *within* a problem: the same problem is solved once and missed
-# once. No baseline that depends on the problem alone can remove that part. So a group has little to
-# gain here.
+# Is the number of prompts also the reason why REINFORCE is ahead of GRPO? Not alone. ReMax has 128
+# prompts, too, and is behind REINFORCE by 0.033 [0.025, 0.042]. These two differ in the baseline
+# only. So baselines matter, too.
 #
-# **Verdict: right that GRPO does not clearly beat PPO.** The two changes to PPO did not help. At equal samples, REINFORCE and REINFORCE++ with many
-# prompts beat GRPO. We do not know why. This is one task, and the learning rate was tuned for no
-# method.
+# **Verdict: undecided.** GRPO does not clearly beat PPO here, as the objection says. But a win is
+# not excluded: with 16 prompts each, GRPO may be ahead by up to 0.066. Neither change to
+# PPO is shown to help. This is one task, and the learning rate was tuned for no method.
 
 # %% [markdown]
 # ## 4. Small differences are blown up
@@ -295,9 +329,8 @@ print(f"share of a score's variance between problems: {share:.0%}")
 # > **Objection.** When two rewards differ slightly, 1.001 and 1.000, the division by the standard
 # > deviation may blow the difference up.
 #
-# The arithmetic is right (lesson 11, section 2): 1.001 and 1.000 get the advantages 0.62 and −0.62,
-# nearly those of 1 and 0. There are simple repairs: do not divide, or set a lower limit (a **floor**)
-# for the standard deviation. Here one of eight scores is higher:
+# The arithmetic is right (lesson 11, section 2). There are simple repairs: do not divide, or set a
+# lower limit (a **floor**) for the standard deviation. Here one of eight scores is higher:
 
 # %%
 gaps = torch.logspace(-6, 0, 61, dtype=torch.float64)
@@ -320,9 +353,8 @@ show.lines(
 # With the floor or without the division, 0.001 stays close to 0.
 #
 # **Does it harm training?** A rule has no small differences. So we add noise to every score of the
-# arithmetic task: a random number between 0 and 0.001. A reward model's scores
-# differ like that. *groups dropped* is a third repair: a group whose scores differ by less than 0.01 is
-# replaced by a new one.
+# arithmetic task: a random number between 0 and 0.001. *groups dropped* is a third repair: a group
+# whose scores differ by less than 0.01 is replaced by a new one.
 
 # %%
 jitter = experiments.results("jitter").replace({"variant": {"grpo": "grpo, noise"}})
@@ -339,18 +371,24 @@ show.differences(
 )
 
 # %% [markdown]
-# (*grpo, exact scores* is the `grpo` of section 3.) Exact scores are ahead by 0.009. The interval, from 0.001 to 0.016, just excludes 0. The intervals
-# of all repairs contain 0. Why so little? In most groups some answers are right and some wrong, and
-# the noise is tiny beside this difference. It is blown up only where all are right or all wrong. In
-# the runs with exact scores these are 9 % of the groups in the first ten steps and 19 % in the last
-# ten. And the noise has no direction: on average it pushes nowhere.
+# (*grpo, exact scores* is the `grpo` of section 3.) Exact scores are **ahead** by 0.009 [0.001,
+# 0.016]. Their circles lie far apart, but the three paired differences do not: 0.009, 0.009 and
+# 0.007. But this is one interval of four and just excludes 0, so it may be luck.
+#
+# **No repair is shown to help or to harm**: by
+# our rule *no std* and the floor are equal to noisy GRPO, and *groups dropped* is undecided. And *no
+# std* is behind exact scores by 0.008 [0.001, 0.015], as noisy GRPO is.
+#
+# Why does the noise cost so little? In most groups some answers are right and some wrong, and the
+# noise is tiny beside this difference. And it has no direction: on average it pushes nowhere.
 #
 # **What if the small difference has a direction?** Suppose a reward model likes one word by 0.001.
 # In a world with 7 possible responses every response scores 1, and those that begin with *good*
 # score 1.001. We compute the exact mean update over all groups of four.
 #
 # **Predict.** A third of the responses begin with *good* at the start. How many do after 30 updates:
-# with GRPO, with GRPO if *good* is worth a whole point, with a floor of 0.1, and without the division?
+# with GRPO, with GRPO if *good* is worth a whole point, with a floor of 0.1, and without the
+# division?
 
 
 # %% tags=["predict"]
@@ -385,9 +423,9 @@ show.lines(
 # point. A whole point is learned hardly faster. With a repair the probability stays below 0.36.
 # </details>
 #
-# **Verdict: right in arithmetic.** Noise of this size cost about 0.01 of pass@1. A small preference
-# for one word is dangerous: where all else is equal, GRPO learns it nearly as fast as a large one.
-# Each repair is one line, and our runs show no harm of any.
+# **Verdict: right in arithmetic.** Noise of this size cost 0.009 of pass@1, if that is not luck. A
+# small preference for one word is dangerous: where all else is equal, GRPO learns it nearly as fast
+# as a large one. Each repair prevents that, and is one line.
 
 # %% [markdown]
 # ## 5. It is hacked more easily
@@ -397,8 +435,8 @@ show.lines(
 #
 # A *Bradley-Terry reward model* is one that learned from pairs of responses, like ours (lesson 08).
 # **Reward hacking** means that the score rises and the quality does not. We trained on the film
-# reviews with a small KL coefficient of 0.1: 24 steps of 64 responses, three seeds. GRPO has 16
-# prompts with four responses each, PPO has 64 prompts.
+# reviews with a small KL coefficient of 0.1: 24 steps of 64 responses, three seeds. PPO has 64
+# prompts per step. GRPO and the others have 16 prompts with four responses each.
 #
 # There are two scores. The **proxy** is the reward model that training maximises. **Gold** is the
 # rating that people would give, predicted by another model that training never sees. One method is
@@ -414,12 +452,14 @@ experiments.shown(hacking, {"proxy": "proxy", "gold": "gold", "length": "tokens"
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# PPO has more of both: a proxy score of 2.63 against 2.48, and a gold score of 2.77 against 2.60.
+# PPO has more of both on average: a proxy score of 2.63 against 2.48, and a gold score of 2.77
+# against 2.60.
 # Reviews become *shorter* with every method: from 19 tokens before training to about 12.
 # </details>
 #
-# The next figure draws each method's path from the first step (lower left) to the last. If GRPO
-# were hacked more easily, its line would run below the others: less gold at the same proxy score.
+# The next figure draws each method's path from the first step (lower left) to the last, on the
+# batches of training. (The table has test films, so its scores differ a little.) If GRPO were hacked
+# more easily, its line would run below the others: less gold at the same proxy score.
 
 # %%
 steps = experiments.results("hacking_history")
@@ -434,8 +474,9 @@ show.frontier(
 
 # %% [markdown]
 # The lines lie close together. At the same proxy score, the gold scores of GRPO and PPO differ by
-# less than 0.15 everywhere. And gold rises with the proxy, so gold shows no hacking. Now read what the
-# policies write, not selected:
+# less than 0.15 everywhere. And gold rises with the proxy. Where GRPO's line turns back near its
+# end, both fall: gold from 2.75 to 2.59. So gold shows no hacking. Now read what the policies write,
+# not selected:
 
 # %%
 reviews = experiments.samples(hacking, ["grpo", "ppo"]).head(3)
@@ -446,10 +487,10 @@ show.texts(reviews.melt(var_name="method", value_name="review", ignore_index=Fal
 # word pairs in the reviews were different; now it is 44 % with GRPO and 35 % with PPO. Gold does
 # not notice this loss, because it was fitted on reviews that people write.
 #
-# **Verdict: not confirmed.** Gold shows no hacking. The texts do, with GRPO as with PPO. On each of the
-# three seeds PPO has the higher proxy score. But the difference of 0.15 has an interval from −0.05
-# to 0.36, so three seeds do not settle it. Whether *long* responses are rewarded cannot be tested
-# here: this reward model prefers short ones.
+# **Verdict: not confirmed.** Gold shows no hacking. The texts do, with GRPO as with PPO. PPO's
+# proxy score is higher by 0.15 on average [−0.05, 0.36]: undecided. And PPO had four times the
+# prompts. Whether *long* responses are rewarded cannot be tested here: this reward model prefers
+# short ones.
 
 # %% [markdown]
 # ## The verdicts
@@ -458,17 +499,17 @@ show.texts(reviews.melt(var_name="method", value_name="review", ignore_index=Fal
 # |---|---|---|
 # | Sampling is expensive | cost model, 70B on 64 GPUs | **Half right.** GRPO takes 16 to 41 % less time at equal samples. With 1.5 times the responses it depends on how they are decoded. |
 # | Hardly simpler | models and memory at 70B | **Right about the system.** One of four models goes, with 43 % of the memory. |
-# | Not better than PPO | arithmetic, 11 methods beside GRPO, three seeds | **Right.** No difference shown between PPO and GRPO. REINFORCE with more prompts beats GRPO. |
-# | Blows up small differences | noise of 0.001; an exact world | **Right.** Noise costs 0.009 of pass@1. A small preference for one word is learned nearly as fast as a large one. |
-# | Hacked more easily | film reviews, five methods, three seeds | **Not confirmed.** The texts of all methods look hacked. At the same proxy score GRPO has as much gold as PPO. |
+# | Not better than PPO | arithmetic, 12 methods beside GRPO, three seeds | **Undecided.** Neither is shown to be ahead, at different or at equal prompts. REINFORCE with more prompts beats GRPO. |
+# | Blows up small differences | noise of 0.001; an exact world | **Right in arithmetic.** Noise costs 0.009 of pass@1 or nothing. A small preference for one word is learned nearly as fast as a large one. |
+# | Hacked more easily | film reviews, five methods, three seeds | **Not confirmed.** The texts look hacked, with PPO too. At the same proxy score GRPO's gold is within 0.15 of PPO's. |
 #
 # ## What to remember
 #
 # - Turn an opinion into a number that you could be wrong about. Then measure it.
 # - Ask what is held equal: responses, prompts, seconds or memory.
-# - An interval over prompts says nothing about other seeds. With three seeds many differences are
-#   open, and then the right verdict is "we do not know".
-# - Removing the critic saves memory. It saves time if you do not sample more.
+# - Pair the runs by seed, take the differences, and build the interval. With three seeds it is wide:
+#   the factor is 4.30.
+# - "Undecided" is not "equal". Equal needs an interval that excludes every difference that matters.
 # - Dividing by the standard deviation makes small differences large. A floor prevents it.
 #
 # ## Exercises
@@ -476,13 +517,10 @@ show.texts(reviews.melt(var_name="method", value_name="review", ignore_index=Fal
 # Solutions are in `solutions/11b_five_objections.ipynb`.
 
 # %% [markdown] tags=["exercise"]
-# **1. Which groups teach?** *(easy, 10 minutes)*. The third repair of section 4 keeps only groups
+# **1. Which groups teach?** *(easy, 5 minutes)*. The third repair of section 4 keeps only groups
 # whose scores differ enough. `group_scores` has the shape (N, G): N prompts with G responses each.
 # Return N booleans: true for the groups whose highest and lowest score differ by more than
 # `spread`.
-#
-# *Hint:* the standard deviation is not the difference of highest and lowest. For three scores of
-# 0.9 it is not even 0, because their mean is rounded.
 
 
 # %% tags=["exercise"]
@@ -499,57 +537,102 @@ def kept_groups(group_scores, spread):
 
 check.kept_groups(kept_groups)
 
-# %% [markdown]
-# **2. What do hard problems cost?** *(easy, 5 minutes)*. A problem is solved with probability $p$,
-# and a group has eight responses. The group teaches nothing if all eight are right or all eight are
-# wrong. How often does it teach something if $p$ is 0.02? And if it is 0.4? A batch needs 16 groups
-# that teach. How many groups must you sample on average? Write your numbers down, then run the
-# cell.
+# %% [markdown] tags=["exercise"]
+# **2. An interval over seeds** *(medium, 15 minutes)*. `ours` and `theirs` have the shape (S, P):
+# the share of right samples of two methods, for S seeds and P problems. Runs in the same row have
+# the same seed. Return a tensor of three numbers: the mean of ours minus theirs, and the low and the
+# high end of its 95 % interval over seeds. `factor` is 4.30 for three seeds; the checker also has
+# four and five.
 
 
-# %% tags=["predict"]
-def teaches(p, size=8):
-    return 1 - p**size - (1 - p) ** size
+# %% tags=["exercise"]
+def interval_over_seeds(ours, theirs, factor): ...  # your code
 
 
-pd.DataFrame(
-    {p: {"teaches": teaches(p), "groups": 16 / teaches(p)} for p in (0.02, 0.4)}
-)
+check.interval_over_seeds(interval_over_seeds)
 
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# With $p = 0.02$ a group teaches with probability 0.15, so 107 groups are needed. With $p = 0.4$ it
-# is 0.98, so 16 groups are enough. Replacing groups does not make hard problems cheaper. It keeps
-# the batch full, and it pays with more sampling.
-# </details>
+
+# %% tags=["solution"]
+def interval_over_seeds(ours, theirs, factor):
+    by_seed = (ours - theirs).mean(1)
+    half = factor * by_seed.std() / len(by_seed) ** 0.5
+    return torch.stack([by_seed.mean(), by_seed.mean() - half, by_seed.mean() + half])
+
+
+check.interval_over_seeds(interval_over_seeds)
 
 # %% [markdown] tags=["exercise"]
-# **3. When does the critic pay?** *(medium, 10 minutes)*. Your GRPO needs twice as many responses
-# as PPO to learn equally well. Use `parts` of section 1: is GRPO still faster for some numbers of
-# responses decoded together? Predict first. `parts(64, "none", prompts=256)` has twice
-# the responses.
+# **3. Six verdicts** *(medium, 15 minutes)*. Six variants are compared with GRPO, on 400 problems
+# and with three seeds. The numbers are made up: the variant's pass@1 minus GRPO's. Give each its
+# verdict by section 3b: `"ahead"`, `"behind"`, `"equal"`, `"undecided"`, or `"ahead, reason open"`.
+# Use the interval over seeds.
+#
+# | variant | what differs from GRPO | seed 0 | seed 1 | seed 2 | interval over problems alone |
+# |---|---|---|---|---|---|
+# | A | the baseline | 0.05 | 0.06 | 0.04 | [0.04, 0.06] |
+# | B | the clip | 0.01 | 0.05 | 0.03 | [0.02, 0.04] |
+# | C | the division | −0.03 | −0.04 | −0.05 | [−0.05, −0.03] |
+# | D | the learning rate | 0.002 | −0.003 | 0.001 | [−0.008, 0.008] |
+# | E | the temperature | 0.03 | −0.03 | 0.00 | [−0.01, 0.01] |
+# | F | the baseline, and 128 prompts instead of 16 | 0.04 | 0.05 | 0.06 | [0.04, 0.06] |
+#
+# *Hint:* your function takes (S, P). `torch.tensor([0.05, 0.06, 0.04])[:, None]` has the shape
+# `(3, 1)`. Compare it with `torch.zeros(3, 1)`.
+
+# %% tags=["exercise"]
+answers = {"A": "", "B": "", "C": "", "D": "", "E": "", "F": ""}
+check.six_comparisons(answers)
+
+# %% tags=["solution"]
+variants = {
+    "A": [0.05, 0.06, 0.04],
+    "B": [0.01, 0.05, 0.03],
+    "C": [-0.03, -0.04, -0.05],
+    "D": [0.002, -0.003, 0.001],
+    "E": [0.03, -0.03, 0.00],
+    "F": [0.04, 0.05, 0.06],
+}
+none = torch.zeros(3, 1)
+ends = {
+    name: interval_over_seeds(torch.tensor(x)[:, None], none, 4.30).tolist()
+    for name, x in variants.items()
+}
+pd.DataFrame(ends, index=["mean", "low", "high"]).T.round(3)
+
+# %% tags=["solution"]
+answers = {"A": "ahead", "B": "undecided", "C": "behind", "D": "equal"}
+answers |= {"E": "undecided", "F": "ahead, reason open"}
+check.six_comparisons(answers)
+
+# %% [markdown] tags=["exercise"]
+# **4. When does the critic pay?** *(medium, 10 minutes)*. Your GRPO needs twice as many responses
+# as PPO to learn equally well. Is it still faster for some numbers of responses decoded together?
+# And how many times PPO's responses may it take at most, with 8 and with 512 decoded together?
+# Predict first. `parts` of section 1 returns a dict: `parts(64, "none", prompts=256)` has twice the
+# responses. The answers are in the solutions.
 
 # %% tags=["exercise"]
 # your code
 
 # %% tags=["solution"]
-sizes = [8, 32, 128, 512, 1024]
-ppo = pd.DataFrame({n: parts(n, "separate") for n in sizes}).sum()
-twice = pd.DataFrame({n: parts(n, "none", prompts=256) for n in sizes}).sum()
-pd.DataFrame({"PPO": ppo, "GRPO, twice the responses": twice}).round()
+together = [8, 32, 128, 512, 1024]
+of_ppo = pd.DataFrame({n: parts(n, "separate") for n in together}).sum()
+of_grpo = pd.DataFrame({n: parts(n, "none") for n in together}).sum()
+twice = pd.DataFrame({n: parts(n, "none", prompts=256) for n in together}).sum()
+times = {"PPO": of_ppo, "GRPO": of_grpo, "GRPO, twice the responses": twice}
+pd.DataFrame(times | {"PPO / GRPO": of_ppo / of_grpo}).round(2)
 
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# For none. Even where decoding is cheap, GRPO then takes longer, because it also trains the actor on
-# twice as many responses.
-# </details>
+# %% [markdown] tags=["solution"]
+# With twice the responses GRPO is faster nowhere. Training on them takes about as long as training
+# PPO's two models, so the critic saves nothing there, and sampling and scoring take longer. In this cost
+# model the time grows in proportion to the responses. So GRPO may take at most PPO's time divided by
+# GRPO's as many: 1.19 times with 8 decoded together, 1.7 times with 512.
 
 # %% [markdown] tags=["exercise"]
-# **4. GSPO's loss** *(medium, 15 minutes)*. `logprobs`, `old_logprobs` and `mask` have the shape
-# (B, R), `advantages` has (B,). Return the loss of each response, (B,). GSPO has one ratio per
-# response, the geometric mean of its tokens' ratios, and clips it as PPO does. The checker compares the gradient, too.
+# **5. GSPO's loss** *(medium, 15 minutes)*. "Going further" explains GSPO. `logprobs`,
+# `old_logprobs` and `mask` have the shape (B, R), `advantages` has (B,). Return the loss of each
+# response, (B,). GSPO has one ratio per response, the geometric mean of its tokens' ratios, and
+# clips it as PPO does. The checker compares the gradient, too.
 #
 # *Hint:* the geometric mean is exp of the mean logarithm. Padding can hold NaN, and NaN times 0 is
 # NaN: replace it with `torch.where(mask, x, 0.0)` first.
@@ -572,22 +655,37 @@ def gspo_loss(logprobs, old_logprobs, advantages, mask, eps):
 
 check.gspo_loss(gspo_loss)
 
-# %% [markdown]
-# **5. Design the experiment** *(hard, 15 minutes)*. "GRPO beats PPO on maths by two points." What
-# would you have to see before you believe it? Write down at least five things.
-#
-# <details><summary>What a good answer contains</summary>
+# %% [markdown] tags=["exercise"]
+# **6. Design the experiment** *(hard, 15 minutes)*. "GRPO beats PPO on maths by two points." Turn
+# this opinion into an experiment. Write down what you measure, what you hold equal, and which
+# interval would make you say that it is wrong. How many seeds do you need, if the differences
+# scatter as RLOO's do in section 3a? The interval should reach no further than two points to each
+# side. The factors are 4.30, 3.18, 2.78, 2.57, 2.45 and 2.36 for three to eight seeds. The solutions
+# have an answer.
+
+# %% tags=["exercise"]
+# your notes
+
+# %% tags=["solution"]
+factors = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
+pd.Series({n: f * 0.0185 / n**0.5 for n, f in factors.items()}).round(3)
+
+# %% [markdown] tags=["solution"]
+# **What a good answer contains**
 #
 # - Equal numbers of responses, and the same number of *prompts* per step. Section 3 shows why.
-# - A learning rate for each method, chosen on validation problems with equally many trials.
+# - A learning rate for each method, chosen with equally many trials on problems that are not the
+#   test problems.
 # - How PPO's critic starts, and whether it was trained first.
-# - Several seeds, and intervals over problems and seeds. Beside them, how far two runs of the
-#   *same* method are apart.
+# - Runs paired by seed, and an interval over problems and seeds. If the interval of GRPO minus PPO
+#   lies below 0.02, the claim is wrong. If it contains 0 and 0.02, the experiment was too small.
+# - Six seeds: half the interval is then 0.019. Three seeds give 0.046. This scatter is itself an
+#   estimate from three numbers, so take some more.
 # - Both costs: responses and seconds.
 # - Pass@1 and pass@16. If only pass@1 rises, the model became surer of what it could do before.
 # - The length of the responses, because some methods move it by themselves.
-# </details>
-#
+
+# %% [markdown]
 # ## Questions
 #
 # <details><summary>1. Why does a difference of a thousandth reach GRPO at full size, and RLOO as a thousandth?</summary>
@@ -605,11 +703,20 @@ check.gspo_loss(gspo_loss)
 #
 # <details><summary>3. Two methods have overlapping ranges of three seeds. Are they equal?</summary>
 #
-# No. The runs do not show a difference. That is not the same as showing that there is none. Look at
-# the interval: its ends are the differences that are still possible.
+# No. And ranges that do not overlap are no proof of a difference either: see REINFORCE and PPO in
+# section 3. Pair the runs and build the interval. Its ends are the differences that are still
+# possible.
 # </details>
 #
-# <details><summary>4. Why does one more response per prompt not help PPO as it helps GRPO?</summary>
+# <details><summary>4. A problem is solved with probability 0.02. Of how many groups of eight do 16 teach something? And if it is 0.4?</summary>
+#
+# A group teaches nothing if all eight are right or all are wrong. With 0.02 it teaches with
+# probability 0.15, so 107 groups are needed on average. With 0.4 it is 0.98, and 16 groups are
+# enough. Replacing groups does not make hard problems cheaper. It keeps the batch full, and it pays
+# with more sampling.
+# </details>
+#
+# <details><summary>5. Why does one more response per prompt not help PPO as it helps GRPO?</summary>
 #
 # GRPO needs a second response to have a baseline at all. PPO has its critic. For PPO, more
 # responses per prompt only mean fewer different prompts.
@@ -617,36 +724,73 @@ check.gspo_loss(gspo_loss)
 #
 # ## Going further
 #
-# **Intervals over prompts alone.** They are narrower: they say where the difference would lie with
-# other problems and the *same* three runs. Over prompts alone PPO is ahead of GRPO by 0.018 [0.008,
-# 0.027], DAPO by 0.015 [0.006, 0.024], and ReMax by 0.013 [0.003, 0.023]. Training the critic first
-# costs PPO 0.022 [−0.029, −0.014]. Over prompts *and* seeds, all four intervals contain 0. A table
-# that gives only intervals over prompts makes such differences look settled. Other facts hold on
-# each of the three seeds by itself, over prompts: REINFORCE and REINFORCE++ are ahead of GRPO, and
-# eight responses per prompt make PPO worse.
+# **The interval over prompts and seeds.** $D_{sp}$ is the difference for seed $s$ and problem $p$,
+# with $S$ seeds and $P$ problems. $D_{s\cdot}$ is its mean over the problems, $D_{\cdot p}$ its mean
+# over the seeds, $D$ the mean of all. Three *mean squares* say how far seeds, problems and the rest
+# scatter:
 #
-# **Eleven comparisons.** A 95 % interval misses the true difference in one case of twenty. Among
-# eleven intervals one such miss is not rare. The two that exclude 0 exclude it clearly. And
+# $$ M_s = \frac{P \sum_s (D_{s\cdot} - D)^2}{S - 1} \qquad
+# M_p = \frac{S \sum_p (D_{\cdot p} - D)^2}{P - 1} \qquad
+# M_r = \frac{\sum_{sp} (D_{sp} - D_{s\cdot} - D_{\cdot p} + D)^2}{(S - 1)(P - 1)} $$
+#
+# The standard error is the root of $(M_s + M_p - M_r) / (SP)$, or of the larger of $M_s$ and $M_p$
+# over $SP$, if that is more. $M_s / (SP)$ alone is the square of section 3a. The rest is subtracted,
+# because it is contained in both others. The factor depends on which part is largest: 4.30 if it is
+# the seeds, near 1.96 if it is the problems (Satterthwaite's rule). So where the seeds agree
+# closely, as for REINFORCE++, the interval can be *narrower* than one over seeds alone: [0.030,
+# 0.052] against [0.026, 0.056]. The code is `experiments.difference_over_prompts_and_seeds`.
+#
+# **Intervals over prompts alone** (`experiments.difference_over_prompts`). They are narrower: they
+# say where the difference would lie with other problems and the *same* three runs. Over prompts
+# alone PPO is ahead of GRPO by 0.018 [0.008, 0.027], DAPO by 0.015 [0.006, 0.024], and ReMax by
+# 0.013 [0.003, 0.023]. Training the critic first costs PPO 0.022 [−0.029, −0.014]. Over prompts
+# *and* seeds, all four intervals contain 0. A table that gives only intervals over prompts makes
+# such differences look settled. One can also take each seed alone, and its interval over prompts.
+# REINFORCE is ahead of GRPO in all three of these intervals, and so is REINFORCE++. PPO with eight
+# responses per prompt is behind PPO in all three.
+#
+# **Twelve comparisons.** A 95 % interval misses the true difference in one case of twenty. Among
+# twelve intervals one such miss is not rare. The two that exclude 0 exclude it clearly. And
 # REINFORCE's lowest seed is above the highest seed of PPO, of ReMax and of every method with
 # groups.
 #
 # **What is held equal in section 3.** The number of responses, the learning rate, and the number of
-# steps. The learning rate was not tuned for any method. REINFORCE also differs from GRPO in its
-# unit: it does not divide by a standard deviation. ReMax samples a second response for its
-# baseline, which is not counted among the 128. PPO's critic starts as a copy of the policy with a
-# new head, so it knows the language but not the scores. PPO's step costs about twice the arithmetic
-# of GRPO's, because the critic reads and learns, too. Who is ahead at equal arithmetic we have not
-# run.
+# steps. The learning rate was not tuned for any method. REINFORCE does not divide by a standard
+# deviation. That alone is not why it is ahead: RLOO and Dr. GRPO do not divide either, and REINFORCE
+# is ahead of them by 0.042 [0.028, 0.056] and 0.043 [0.033, 0.053]. ReMax samples a second response
+# for its baseline, which is not counted among the 128. PPO's critic starts as a copy of the policy
+# with a new last layer, so it knows the language but not the scores. PPO's step costs about twice
+# the arithmetic of GRPO's, because the critic reads and learns, too. Who is ahead at equal
+# arithmetic we have not run.
+#
+# **What a group's baseline can gain.** It removes the differences *between* problems. How large are
+# they at the start of training?
+
+# %%
+start = experiments.by_prompt(family[family.variant == "start"], "pass_1")
+p = start.groupby("prompt").pass_1.mean()  # of 3 runs with 16 samples each
+within = (p * (1 - p)).mean()  # variance of a score of 0 or 1
+between = p.var() - within / 48  # without the noise of 48 samples
+share = between / (between + within)
+print(f"share of a score's variance between problems: {share:.0%}")
+
+# %% [markdown]
+# Five sixths of the variance lie *within* a problem: the same problem is solved once and missed once.
+# A baseline that is the same for all responses to a problem cannot remove that part. So a group has
+# little to gain here.
+#
+# **Where noise is blown up in section 4.** Only where all answers are right, or all wrong. In the
+# runs with exact scores these are 9 % of the groups in the first ten steps and 19 % in the last ten.
 #
 # **GSPO and CISPO.** Both change how a batch is used more than once.
 #
 # - **GSPO** takes one ratio per response instead of one per token: the geometric mean of its tokens'
-#   ratios. Why? The score judges the whole response, and the ratio of a single token is a noisy weight for
-#   it. A mean of many ratios stays near 1, so the clip is narrow: from 0.9997 to 1.0004.
-# - **CISPO** keeps the gradient of every token. PPO's clip takes it away from tokens that have moved far. These are
-#   often rare and important ones, such as *wait* or *however*. CISPO clips the *weight* of the token instead.
-#   Its loss is $-\min(\rho_t, 5)\, A \log \pi(y_t \mid s_t)$, where the weight $\min(\rho_t, 5)$ counts as a
-#   constant. It takes the token mean, like DAPO.
+#   ratios. Why? The score judges the whole response, and the ratio of a single token is a noisy
+#   weight for it. A mean of many ratios stays near 1, so the clip is narrow: from 0.9997 to 1.0004.
+# - **CISPO** keeps the gradient of every token. PPO's clip takes it away from tokens that have moved
+#   far. These are often rare and important ones, such as *wait* or *however*. CISPO clips the
+#   *weight* of the token instead. Its loss is $-\min(\rho_t, 5)\, A \log \pi(y_t \mid s_t)$, where
+#   the weight $\min(\rho_t, 5)$ counts as a constant. It takes the token mean, like DAPO.
 #
 # Right after sampling all ratios are 1, and there we can compare them exactly. Take one response of
 # four tokens and one of two:
@@ -671,15 +815,15 @@ assert torch.allclose(gspo, grpo) and not torch.allclose(grpo_token_mean, grpo)
 assert torch.allclose(gradient(core.cispo, by_token, "token_mean"), grpo_token_mean)
 
 # %% [markdown]
-# So at ratio 1, GSPO has the same gradient as GRPO. CISPO has the same gradient as GRPO *with a token mean*
-# (the value of its loss is another one: $-A \log \pi$ instead of $-A$). A token mean has another
-# gradient than GRPO's mean per response, because it weighs long responses more. From the second update
-# on, the clips matter. This is how strongly each loss pulls on the log-probability of a token, by its
-# ratio:
+# So at ratio 1, GSPO has the same gradient as GRPO. CISPO has the same gradient as GRPO *with a
+# token mean* (the value of its loss is another one: $-A \log \pi$ instead of $-A$). A token mean has
+# another gradient than GRPO's mean per response, because it weighs long responses more. From the
+# second update on, the clips matter. This is how strongly each loss pulls on the log-probability of
+# a token, by its ratio:
 
 
 # %%
-ratio = torch.linspace(0.05, 2, 391, dtype=torch.float64)[:, None]
+ratio = torch.linspace(0.05, 6, 1191, dtype=torch.float64)[:, None]
 losses = {"GRPO": core.ppo_clip, "CISPO": core.cispo}
 panels = {"good token, A = 1": {}, "bad token, A = -1": {}}
 for curves, advantage in zip(panels.values(), (1.0, -1.0)):
@@ -691,9 +835,9 @@ for curves, advantage in zip(panels.values(), (1.0, -1.0)):
 show.lines(panels, ratio[:, 0], xlabel="ratio", ylabel="pull on the log-probability")
 
 # %% [markdown]
-# A good token that has become 1.2 times as likely gets no further pull from GRPO. CISPO goes on, with a
-# weight of at most 5 (outside the figure). A bad token that has become *more* likely is pulled down by
-# both. Only CISPO bounds this pull.
+# A good token that has become 1.2 times as likely gets no further pull from GRPO. CISPO goes on,
+# with a weight of at most 5. A bad token that has become *more* likely is pulled down by both. Only
+# CISPO bounds this pull.
 #
 # **When a batch is used four times.** In section 3 every batch is used once, so clips do not act.
 # We also ran GRPO, GSPO and CISPO with four epochs per batch and half as many steps. **pass@16** is
@@ -706,17 +850,23 @@ show.lines(panels, ratio[:, 0], xlabel="ratio", ylabel="pull on the log-probabil
 # | CISPO | 0.77, 0.74, 0.78 | 0.635, 0.633, 0.650 | 0.943 | none |
 #
 # On each seed GSPO's greedy answers are best, and GRPO's single samples are best. So which one is
-# ahead depends on how you sample. CISPO's pass@16 is below that of the untrained model on every seed:
-# it has lost something that it could do before. GSPO's narrow clip takes the gradient from half of
-# the tokens. The first epoch has ratio 1 and clips nothing, so in the other three it is 72 %. This
-# is no ranking: the clip ranges are those of the papers, and were not tuned for four epochs of a
-# small model.
+# ahead depends on how you sample. CISPO has lost something that it could do before: its pass@16 is
+# below that of the untrained model by 0.033 [0.018, 0.049]. GRPO's is below it on every seed, too,
+# by 0.007 on average, but its interval [−0.006, 0.020] contains 0. GSPO's narrow clip takes the
+# gradient from half of the tokens. The first epoch has ratio 1 and clips nothing, so in the other
+# three it is 72 %. This is no ranking: the clip ranges are those of the papers, and were not tuned
+# for four epochs of a small model.
+#
+# **Other methods in section 5.** Four methods are compared with GRPO. Of their proxy scores only one
+# interval excludes 0: RLOO, with the same prompts as GRPO, is behind by 0.146 [0.011, 0.280]. Its
+# gold score is lower by 0.076 on average [−0.151, 0.304]: undecided.
+#
+# **The machine of section 1.** Its GPUs reach 40 % of their speed in arithmetic and 60 % of their
+# speed in reading memory.
 #
 # **Length in section 5.** Dr. GRPO divides by a constant so that wrong responses do not grow
 # (lesson 11). We see no effect of that: compared with `grpo-no-std`, which differs in nothing else,
 # its reviews are longer on one seed and shorter on two. The reward model's preference is stronger.
-# Gold follows the proxy: GRPO's gold score rises from 0.42 to 2.75 at its best step and ends at
-# 2.59.
 #
 # **References.** Shao et al. 2024, *DeepSeekMath* (GRPO). Ahmadian et al. 2024, *Back to basics*
 # (RLOO). Li et al. 2023 (ReMax). Hu 2025 (REINFORCE++). Liu et al. 2025, *Understanding

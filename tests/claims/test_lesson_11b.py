@@ -3,27 +3,40 @@
 import inspect
 import math
 
+import nbformat
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from minirlhf import core, experiments, loops, models
+from minirlhf.classroom import check
+from minirlhf.classroom.course import NOTEBOOKS
+from minirlhf.classroom.exercise import LONGEST
+from minirlhf.classroom.lessons.lesson_11b import (
+    COMPARISONS,
+    DIFFERENCES,
+    FACTORS,
+    NAMES,
+    OVERLOOKED,
+)
 from minirlhf.evaluate import paired_difference
 from minirlhf.experiments import (
     difference_over_prompts,
     difference_over_prompts_and_seeds,
     mean_over_seeds,
 )
-from tests.claims.prose import lesson
+from tests.claims.prose import Said, lesson
 
 SEEDS = range(3)
 GROUPS = ["rloo", "dr-grpo", "dapo", "gspo", "cispo"]
-SINGLE = ["reinforce", "remax", "reinforce++"]
+SINGLE = ["reinforce", "remax", "reinforce++", "reinforce++-baseline"]
 PPOS = ["ppo", "ppo, critic trained first", "ppo, 8 responses a prompt"]
 SHOWN = [*GROUPS, *SINGLE, *PPOS]
 FOUR = ["grpo, 4 epochs", "gspo, 4 epochs", "cispo, 4 epochs"]
 CLIP = {"clip_eps": 3e-4, "clip_eps_high": 4e-4}  # of GSPO
 REPAIRS = ["no std", "a floor of 0.1", "groups dropped"]
+MATTERS = 0.02  # a difference of pass@1: section 3b
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +82,37 @@ def row(table, name):
 
 def without_zero(table):
     return set(table.index[(table.low > 0) | (table.high < 0)])
+
+
+def paired(runs, variant, other, name="pass_1"):
+    """The difference of each seed."""
+    pairs = zip(*(column(runs, v, name) for v in (variant, other)), strict=True)
+    return [a - b for a, b in pairs]
+
+
+def over_seeds(differences):
+    """(mean, standard deviation, standard error, half width, low, high), as in section 3a."""
+    x = torch.tensor(differences, dtype=torch.float64)
+    error = x.std().item() / len(x) ** 0.5
+    half = FACTORS[len(x)] * error
+    mean = x.mean().item()
+    return mean, x.std().item(), error, half, mean - half, mean + half
+
+
+def verdict(low, high):
+    """The rule of section 3b."""
+    if low > 0 or high < 0:
+        return "ahead" if low > 0 else "behind"
+    return "equal" if -MATTERS < low and high < MATTERS else "undecided"
+
+
+def verdicts(table):
+    return {name: verdict(*row(table, name)[1:]) for name in table.index}
+
+
+def against(runs, base, variant, name="pass_1"):
+    """(difference, low, high) over prompts and seeds."""
+    return row(difference_over_prompts_and_seeds(runs, name, base, variant), variant)
 
 
 # ---- 1: the cost of sampling
@@ -184,6 +228,39 @@ def test_over_prompts_alone_ppo_dapo_and_remax_are_ahead_of_grpo(family):
     assert table.loc["ppo", "high"] < 0.03
 
 
+def test_the_factors_are_those_of_students_t():
+    for seeds, factor in (FACTORS | {6: 2.57, 7: 2.45, 8: 2.36}).items():
+        assert abs(scipy.stats.t.ppf(0.975, seeds - 1) - factor) < 0.006
+
+
+def test_for_rloo_the_interval_by_hand_is_that_of_the_figure(family):
+    *_, low, high = over_seeds(paired(family, "rloo", "grpo"))
+    assert row(difference_over_prompts_and_seeds(family, "pass_1", "grpo", "rloo"), "rloo")[
+        1:
+    ] == pytest.approx((low, high), abs=2e-4)
+
+
+def test_the_verdicts_against_grpo(family):
+    table = difference_over_prompts_and_seeds(family, "pass_1", "grpo", SHOWN)
+    found = verdicts(table)
+    assert {v for v in found if found[v] == "ahead"} == {"reinforce", "reinforce++"}
+    assert {v for v in found if found[v] == "equal"} == {"gspo", "cispo"}
+    assert "behind" not in found.values()
+
+
+def test_the_runs_of_a_seed_share_the_order_of_problems():
+    from minirlhf.loops.common import shuffled_batches
+
+    few, many = (torch.cat(list(shuffled_batches(10_000, size, 5, seed=1))) for size in (16, 128))
+    assert torch.equal(few, many[: len(few)])
+
+
+def test_remax_and_reinforce_differ_in_the_baseline_only():
+    rows = [loops.FAMILY[name] for name in ("reinforce", "remax")]
+    settings = [{k: v for k, v in vars(r).items() if k not in ("baseline", "source")} for r in rows]
+    assert settings[0] == settings[1] and rows[0].baseline != rows[1].baseline
+
+
 def test_reinforce_is_ahead_of_grpo_on_every_seed(family):
     for name in ("reinforce", "reinforce++"):
         assert all(low > 0 for _, low, _ in seed_by_seed(family, name, "grpo"))
@@ -285,7 +362,9 @@ def test_exact_scores_are_ahead_of_noisy_ones_by_a_hundredth(jitter):
 def test_no_repair_differs_from_noisy_grpo(jitter):
     table = difference_over_prompts_and_seeds(jitter, "pass_1", "grpo")
     assert without_zero(table) == {"grpo, exact scores"}
-    assert (table.difference > 0).all()  # none of them did harm
+    found = verdicts(table)
+    assert [found[v] for v in REPAIRS] == ["equal", "equal", "undecided"]
+    assert found["grpo, exact scores"] == "ahead"
 
 
 def test_neither_exact_scores_nor_a_repair_differs_on_every_seed(jitter):
@@ -334,6 +413,12 @@ def test_ppo_takes_more_of_the_proxy_on_each_seed_and_its_gold_is_no_lower(hacki
     for name in ("proxy", "gold"):
         difference, low, high = row(difference_over_prompts_and_seeds(hacking, name, "grpo"), "ppo")
         assert low < 0 < difference < high
+
+
+def test_one_proxy_score_of_four_differs_from_that_of_grpo(hacking):
+    table = difference_over_prompts_and_seeds(hacking, "proxy", "grpo")
+    assert len(table) == 4 and without_zero(table) == {"rloo"}
+    assert "rloo" not in without_zero(difference_over_prompts_and_seeds(hacking, "gold", "grpo"))
 
 
 def test_reviews_become_shorter_with_every_method(hacking):
@@ -441,6 +526,56 @@ def test_sampling_takes_a_fifth_to_a_third_of_a_step_here(family):
     assert 0.15 < share["ppo"] < share["grpo"] < share["dapo"] < 0.4
 
 
+# ---- exercises 3 and 6
+
+
+def test_the_verdicts_of_the_exercise_follow_the_rule():
+    assert check.six_comparisons(COMPARISONS) and list(COMPARISONS) == list(DIFFERENCES)
+    for variant, differences in DIFFERENCES.items():
+        *_, low, high = over_seeds(differences)
+        assert COMPARISONS[variant].removesuffix(", reason open") == verdict(low, high)
+    assert [v for v, said in COMPARISONS.items() if "reason open" in said] == ["F"]
+    assert all(x > 0 for x in DIFFERENCES["B"]) and sum(DIFFERENCES["E"]) == 0
+
+
+@pytest.mark.parametrize("variant, wrong", OVERLOOKED)
+def test_the_checker_names_what_a_wrong_verdict_overlooks(variant, wrong):
+    assert wrong in NAMES and wrong != COMPARISONS[variant]
+    result = check.six_comparisons(COMPARISONS | {variant: wrong})
+    assert not result and OVERLOOKED[variant, wrong] in result.message
+    assert result.message.startswith(f'variant {variant} is not "{wrong}": ')
+    assert len(result.message) <= LONGEST
+
+
+@pytest.mark.parametrize("variant", COMPARISONS)
+def test_the_checker_asks_for_a_verdict_that_is_missing_or_has_another_name(variant):
+    for given in ({}, {variant: ""}, {variant: "better"}, {variant: None}):
+        answers = {v: said for v, said in COMPARISONS.items() if v != variant} | given
+        result = check.six_comparisons(answers)
+        assert not result and result.message.startswith(f"variant {variant} needs a verdict.")
+        assert all(f'"{name}"' in result.message for name in NAMES)
+        assert len(result.message) <= LONGEST
+    other = check.six_comparisons(COMPARISONS | {"A": "behind"})
+    assert not other and "section 3b" in other.message
+
+
+def test_the_numbers_of_the_solutions(family):
+    found = Said(nbformat.read(NOTEBOOKS / "solutions" / "11b_five_objections.ipynb", 4).cells)
+    most = {n: seconds(n, "separate") / seconds(n, "none") for n in (8, 512)}
+    for n, times in most.items():  # the time of a step is in proportion to its responses
+        assert seconds(n, "none", 1.5) == pytest.approx(1.5 * seconds(n, "none"), rel=0.001)
+        assert seconds(n, "none", 2) / seconds(n, "separate") == pytest.approx(2 / times, rel=0.001)
+    assert parts(512, "none", 2)["training"] == pytest.approx(
+        parts(512, "separate")["training"], rel=0.01
+    )
+    found("divided by GRPO's as many:", most[8], 8, most[512], 512)
+    _, deviation, _, half, *_ = over_seeds(paired(family, "rloo", "grpo"))
+    needed = {5: 2.78 * deviation / 5**0.5, 6: 2.57 * deviation / 6**0.5}
+    assert needed[6] < MATTERS < needed[5]
+    found("half the interval is then", needed[6])
+    found("Three seeds give", half)
+
+
 # ---- every number of the prose
 
 
@@ -464,20 +599,20 @@ def about_cost(said):
         {n: parts(n, "separate")[part] for n in (16, 64, 256)} for part in ("sampling", "training")
     )
     said("With models of", 70, 70)
-    said("We assume", 64, models.H100.mfu, models.H100.mbu, 1024, 1024, 128, 512)
+    said("We assume", 64, 1024, 1024, 128, 512)
+    said("**The machine of section 1.** Its GPUs reach", models.H100.mfu, models.H100.mbu)
     said("in one step, sampling or training, if", 16, 256)
     said("the cells are seconds. With", 16, sampling[16], training[16], 256, sampling[256])
     said("Training always takes", len(set(training.values())) == 1, training[64])
-    said("objection's ratio of", 1, 23, 49)
+    said("as long as training (ratio", 1, 23, 49)
     with_critic, without = parts(64, "separate"), parts(64, "none")
     lost = {part: with_critic[part] - without[part] for part in with_critic}
     said("No critic means", sum(lost.values()), lost["training"], lost["scoring"])
-    said("the smaller is this share:", saved[0], 8, saved[1], 512)
-    said("as long as PPO at", 49)
+    said("the share that is saved:", saved[0], 8, saved[1], 512)
     said("cost model,", 70, 64)
     said("**Half right.** GRPO takes", 16, round(100 * saved[0]) == 16, saved[1], 1.5)
     ratio = {n: seconds(n, "none", 1.5) / seconds(n, "separate") for n in (8, 512)}
-    said("GRPO is faster. With", 1.5, ratio[8] - 1, 8, 1 - ratio[512], 512)
+    said("**Right, orange.** With", 1.5, 49, 8, ratio[8] - 1, 512, 1 - ratio[512])
 
 
 def about_the_system(said):
@@ -486,8 +621,8 @@ def about_the_system(said):
     )
     said("**Predict.** At", 70, ppo)
     said("Without the critic", grpo, ppo, rule, ppo - grpo, grpo - rule)
-    said("leaves out the largest saving:", 1 - grpo / ppo)
-    said("A weight and its gradient take", 2, 4, 2 + 2 + 3 * 4, 2)
+    said("Three of four models remain. But", 1 - grpo / ppo)
+    said("A trained model takes", 2 + 2 + 3 * 4, 2, 2, 3 * 4, 2)
     actor, frozen = (held("separate")[name] for name in ("actor", "reference"))
     kept = ("weights", "gradients", "optimiser")
     assert sum(actor[k] for k in kept) == 8 * sum(frozen[k] for k in kept)
@@ -500,52 +635,77 @@ def about_pass_1(said, family):
     rows = loops.FAMILY
     said("a rule gives", 1, 0, config.steps, prompts * size, len(SEEDS))
     said("GRPO's groups of", size, prompts, prompts * size)
-    for name in ("RLOO", "Dr. GRPO", "GSPO", "CISPO"):
+    for name in ("RLOO", "Dr. GRPO", "GSPO", "CISPO", "REINFORCE++-baseline"):
         said(f"| **{name}**", prompts)
     said("| **DAPO**", prompts, rows["dapo"].clip_eps_high, rows["grpo"].clip_eps)
     for name in ("REINFORCE", "ReMax", "REINFORCE++", "PPO"):
         said(f"| **{name}** |", prompts * size)
     said("| `ppo, critic trained first` |", prompts * size, 15, config.steps)
     said("| `ppo, 8 responses a prompt` |", prompts, size)
-    said("And the actor trains in", config.steps - 15)
+    said("The actor trains in", config.steps - 15)
     said("We measure it on", 400, 16)
     said("has a pass@1 of", mean(family, "start", "pass_1"), mean(family, "grpo", "pass_1"))
-    said("On average PPO has", mean(family, "ppo", "pass_1"), mean(family, "reinforce", "pass_1"))
+    said("On average PPO has", *(mean(family, v, "pass_1") for v in ("ppo", "reinforce")))
     grpo, ppo, plain = (column(family, v, "pass_1") for v in ("grpo", "ppo", "reinforce"))
     said("PPO's range overlaps", min(ppo) < max(grpo), min(plain) > max(grpo + ppo))
 
+    by_hand(said, family)
     differences = difference_over_prompts_and_seeds(family, "pass_1", "grpo", SHOWN)
     ahead = [differences.difference[v] for v in ("reinforce", "reinforce++")]
-    said("If an interval contains", 0)
-    pair = zip(column(family, "rloo", "pass_1"), column(family, "grpo", "pass_1"), strict=True)
-    said("For RLOO they are", *(a - b for a, b in pair))
-    said("PPO is ahead by", *row(differences, "ppo"))
-    said("None of their intervals excludes", 0, 1)
-    said("are ahead of GRPO**, by", *ahead, 0)
+    alike = differences.difference[PPOS[2]]
+    said("PPO is ahead by", *row(differences, "ppo"), prompts * size, prompts, prompts, -alike)
+    said("PPO is *lower* by", -alike, *row(differences, PPOS[2])[1:])
+    said("so all ratios are", 1)
+    said("are ahead of GRPO**, by", *ahead)
+    said("REINFORCE is ahead by", *against(family, "ppo", "reinforce"), min(plain) > max(ppo))
     from_ppo = difference_over_prompts_and_seeds(family, "pass_1", "ppo", PPOS[1:])
-    said("PPO is lower by", -from_ppo.difference[PPOS[1]], 0)
-    said("made PPO *worse*, by", -from_ppo.difference[PPOS[2]], 0, prompts, prompts * size)
-    remax = row(difference_over_prompts_and_seeds(family, "pass_1", "reinforce"), "remax")
-    said("Is it the number of prompts, then?", prompts * size, -remax[0])
-    said("below REINFORCE by 0.033, with an interval from", -remax[2], -remax[1])
+    assert [verdicts(from_ppo)[v] for v in PPOS[1:]] == ["undecided", "behind"]
+    said("PPO is lower by", -from_ppo.difference[PPOS[1]])
+    said("**behind**, by", -from_ppo.difference[PPOS[2]], prompts, prompts * size)
+    remax = against(family, "reinforce", "remax")
+    said("Not alone. ReMax has", prompts * size, -remax[0], -remax[2], -remax[1])
+    said("But a win is not excluded: with", prompts, -differences.low[PPOS[2]])
     said("arithmetic,", len(SHOWN))
 
 
+def by_hand(said, family):
+    """Sections 3a and 3b."""
+    differences = paired(family, "rloo", "grpo")
+    mean_of, deviation, error, half, low, high = over_seeds(differences)
+    said("The three differences are", *differences, mean_of)
+    said("Their standard deviation is", deviation)
+    said("A mean of three scatters less. Divide by", error)
+    said("Multiply by", FACTORS[3], half, half, low, high)
+    said("**Why", FACTORS[3], scipy.stats.norm.ppf(0.975))
+    said("The true mean is", 0, 0, 1.96, FACTORS[3])
+    draws = torch.randn(10_000, 3, generator=torch.Generator().manual_seed(0))
+    errors = draws.std(1) / 3**0.5
+    held = [(draws.mean(1).abs() < k * errors).float().mean().item() for k in (1.96, FACTORS[3])]
+    said("With the factor", 1.96, held[0], FACTORS[3], held[1])
+    said("come from Student's t distribution:", *(x for n in FACTORS for x in (FACTORS[n], n)))
+    said("tested on the same", 400, 400)
+    said("On this page it is", MATTERS)
+    said("| lies above", 0)
+    said("| lies below", 0)
+    said("| contains", 0, -MATTERS, MATTERS)
+    said("| reaches further, and contains", 0)
+
+
 def about_small_differences(said, jitter):
-    exact = row(difference_over_prompts_and_seeds(jitter, "pass_1", "grpo"), "grpo, exact scores")
-    pairs = torch.tensor([[1.001, 1.0], [1.0, 0.0]]).double()
+    table = difference_over_prompts_and_seeds(jitter, "pass_1", "grpo")
+    exact = row(table, "grpo, exact scores")
     eight = torch.ones(2, 8).double()
     eight[:, 0] += torch.tensor([0.001, 1.0])
     blown = core.group_relative(eight)[:, 0]
     for repair in ({"min_std": 0.1}, {"scale_by_std": False}):
         assert core.group_relative(eight, **repair)[0, 0] < 0.01
     said("When two rewards differ slightly,", 1.001, 1)
-    advantages = core.group_relative(pairs)
-    said("The arithmetic is right", 1.001, 1, *advantages[0], 1, 0)
-    assert abs(advantages[0, 0] - advantages[1, 0]) < 0.1
     said("GRPO gives a difference of", 0.001, blown[0], 1, blown[1], 0.001, 0)
     said("a random number between", 0, 0.001, 0.01)
-    said("Exact scores are ahead by", *exact, 0, 0, *equal_groups())
+    said("Exact scores are **ahead** by", *exact, *paired(jitter, "grpo, exact scores", "grpo"), 0)
+    less, low, high = against(jitter, "grpo, exact scores", "no std")
+    said("is behind exact scores by", -less, -high, -low)
+    said("with exact scores these are", *equal_groups())
     said("likes one word by", 0.001, 7, 1, 1.001)
     start, learned = preferred()
     assert 0 < preferred(gap=1)[1] - learned < 0.01  # a whole point
@@ -553,17 +713,21 @@ def about_small_differences(said, jitter):
     said("with a floor of", 0.1)
     repaired = max(preferred(min_std=0.1)[1], preferred(scale_by_std=False)[1])
     said("the probability rises from", start, learned, 0.35 < repaired < 0.36, 0.36)
-    said("Noise of this size cost about", exact[0])
+    said("Noise of this size cost", exact[0])
     said("noise of", 0.001, exact[0])
 
 
 def about_hacking(said, hacking):
     steps, tour = experiments.results("hacking_history"), experiments.results("tour")
     last, size = steps.steps.max(), experiments.group_config("reviews", "grpo").group_size
-    said("small KL coefficient of", steps.kl_coef.max(), last, 64, 3, 64 // size, size, 64)
+    said("small KL coefficient of", steps.kl_coef.max(), last, 64, 64, 64 // size, size)
     said("**Predict.** After", last)
     proxy, gold = ([mean(hacking, v, k) for v in ("ppo", "grpo")] for k in ("proxy", "gold"))
-    said("PPO has more of both: a proxy score of", *proxy, *gold)
+    said("PPO has more of both on average: a proxy score of", *proxy, *gold)
+    path = paths()["grpo"]
+    last_steps = path.iloc[path.gold.argmax() :]
+    fall = last_steps.iloc[-1] < last_steps.iloc[0]
+    said("fall: gold from", path.gold.max(), path.gold.iloc[-1], fall.all())
     lengths = mean_over_seeds(hacking, "length")["mean"]
     said("*shorter* with every method: from", steps[steps.step == 0].length.mean())
     said("tokens before training to about", 12, (lengths - 12).abs().max() < 0.6)
@@ -572,7 +736,12 @@ def about_hacking(said, hacking):
     pairs += [mean(hacking, v, "distinct_2") for v in ("grpo", "ppo")]
     said("Before training,", *pairs)
     difference = difference_over_prompts_and_seeds(hacking, "proxy", "grpo")
-    said("But the difference of", *row(difference, "ppo"))
+    said("proxy score is higher by", *row(difference, "ppo"))
+    said("GRPO's gold is within", 0.15)
+    less, low, high = row(difference, "rloo")
+    said("Of their proxy scores only one interval excludes", 0, -less, -high, -low)
+    less, low, high = against(hacking, "grpo", "rloo", "gold")
+    said("Its gold score is lower by", -less, -high, -low)
 
 
 def in_the_exercises(said):
@@ -582,9 +751,25 @@ def in_the_exercises(said):
         return 1 - p**size - (1 - p) ** size
 
     hard, easy = teaches(0.02), teaches(0.4)
-    said("For three scores of", 0.9, 0)
-    said("teach something if", 0.02, 0.4, 16)
-    said("a group teaches with probability", hard, 16 / hard, easy, 16 / easy)
+    said("4. A problem is solved with probability", 0.02, 16, 0.4)
+    said("are wrong. With", 0.02, hard, 16 / hard, 0.4, easy, 16 / easy)
+    said("Six variants are compared with GRPO, on", 400)
+    said("| variant | what differs from GRPO | seed", *SEEDS)
+    problems_alone = {
+        "A": (0.04, 0.06),
+        "B": (0.02, 0.04),
+        "C": (-0.05, -0.03),
+        "D": (-0.008, 0.008),
+        "E": (-0.01, 0.01),
+        "F": (0.04, 0.06),
+    }
+    for variant, differences in DIFFERENCES.items():
+        prompts = (128, 16) if variant == "F" else ()
+        said(f"| {variant} |", *prompts, *differences, *problems_alone[variant])
+    said("end of its 95 % interval over seeds. `factor` is", FACTORS[3])
+    said("it is wide: the factor is", FACTORS[3])
+    said("may it take at most, with", 8, 512)
+    said("The factors are", *FACTORS.values(), 2.57, 2.45, 2.36)
 
 
 def about_gspo_and_cispo(said):
@@ -605,6 +790,11 @@ def about_intervals_over_prompts(said, family):
     critic, low, high = row(difference_over_prompts(family, "pass_1", "ppo", PPOS[1]), PPOS[1])
     said("Training the critic first costs PPO", -critic, low, high)
     said("Over prompts *and* seeds, all four intervals contain", 0)
+    plus = "reinforce++"
+    both = row(difference_over_prompts_and_seeds(family, "pass_1", "grpo", plus), plus)[1:]
+    *_, low, high = over_seeds(paired(family, plus, "grpo"))
+    assert low < both[0] and both[1] < high
+    said("The factor depends on which part is largest:", FACTORS[3], 1.96, *both, low, high)
 
 
 def about_four_epochs(said, family, history):
@@ -618,11 +808,17 @@ def about_four_epochs(said, family, history):
     grpo, *others = (column(family, name, "pass_1") for name in FOUR)
     ahead = all(a > b for other in others for a, b in zip(grpo, other, strict=True))
     said("and GRPO's single samples are best", ahead)
+    lost, low, high = against(family, "start", FOUR[2], "pass_16")
+    said("its pass@16 is below that of the untrained model by", -lost, -high, -low)
+    lost, low, high = against(family, "start", FOUR[0], "pass_16")
+    said("GRPO's is below it on every seed, too, by", -lost, -high, -low, 0)
+    assert all(x < 0 for x in paired(family, FOUR[0], "start", "pass_16"))
     said("The first epoch has ratio", 1, clipped[FOUR[1]] * 4 / 3)
 
 
 def in_going_further(said, family):
     said("The two that exclude", 0)
     said("which is not counted among the", 128)
-    gold = paths()["grpo"].gold
-    said("GRPO's gold score rises from", gold.iloc[0], gold.max(), gold.iloc[-1])
+    for name, words in (("rloo", "ahead of them by"), ("dr-grpo", "0.056] and")):
+        less, low, high = against(family, "reinforce", name)
+        said(words, -less, -high, -low)

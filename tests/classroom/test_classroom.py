@@ -336,6 +336,14 @@ DIFFERENT = {  # right answers written in another way
         / (8 * len(p))
     ),
     "kept_groups": lambda s, d: torch.tensor([max(row) - min(row) > d for row in s]),
+    "interval_over_seeds": lambda a, b, k: torch.tensor(
+        [
+            sum(d := [float((x - y).mean()) for x, y in zip(a, b, strict=True)]) / len(d)
+            + side * k * np.std(d, ddof=1) / math.sqrt(len(d))
+            for side in (0, -1, 1)
+        ],
+        dtype=a.dtype,
+    ),
     "dpo_loss": lambda c, r, rc, rr, b: torch.nn.functional.softplus(b * ((r - rr) - (c - rc))),
     "optimum_of_pairs": lambda p, r, s, b: (
         (x := p + s * (r - (r * s).sum() / s.sum()) / b) - x.logsumexp(0)
