@@ -45,8 +45,8 @@ from minirlhf.classroom import FAST, check
 #
 # **Reinforcement learning from human feedback (RLHF)** lets the model write the response itself. A
 # **reward model** then gives one number to the whole response, the **reward** $r(x, y)$. (Lesson 00
-# calls it the *score*.) The reward model has learned from people which responses they prefer. The
-# training makes the **expected reward** $J$ as large as it can:
+# and the code call it the *score*.) The reward model has learned from people which responses they
+# prefer. The training makes the **expected reward** $J$ as large as it can:
 #
 # $$ J = \sum_y \pi(y \mid x)\, r(x, y) . $$
 #
@@ -66,10 +66,10 @@ from minirlhf.classroom import FAST, check
 # ## 2. First reason: imitation has no negative examples
 #
 # We take a world so small that everything can be computed. It has three words: *good*, *bad* and
-# the full stop. A response ends with the full stop, or after two words. So there are seven
-# responses. The model is a table of logits, with one row for each prefix that can be continued: the
-# empty prefix, *good*, and *bad*. At the start all logits are 0, so every word has the probability
-# 1/3.
+# the full stop. The full stop is this world's end-of-sequence token (EOS): a response ends with it,
+# or after two words. So there are seven responses. The model is a table of logits, with one row for
+# each prefix that can be continued: the empty prefix, *good*, and *bad*. At the start all logits
+# are 0, so every word has the probability 1/3.
 #
 # - *Imitation:* a person has written one response, *good* and a full stop.
 # - *Reward:* the number of times *good* occurs, minus the number of times *bad* occurs.
@@ -81,8 +81,9 @@ from minirlhf.classroom import FAST, check
 #
 # So at the start $J$ is (2 + 0 + 1 + 0 − 2 − 1) / 9 + 0 / 3 = 0.
 #
-# The **push** on a word is the derivative, with respect to the word's logit, of what the training
-# makes larger. A training step adds the push, times the step size, to the logit.
+# Each kind of training makes one number larger. The **push** on a word is the derivative of this
+# number with respect to the word's logit. A training step adds the push, times the step size, to
+# the logit.
 #
 # **SFT** makes $\log \pi(y)$ of the written response larger. (This is minus the loss, without the
 # factor $1/T$, which only changes the size of the step.) After a prefix $s$ of the written response,
@@ -91,7 +92,6 @@ from minirlhf.classroom import FAST, check
 # $$ \text{push}_{\text{SFT}}(s, a) = \mathbb{1}[a \text{ was written}] - \pi(a \mid s) . $$
 #
 # In words: if the word was written, 1 minus its probability, and otherwise 0 minus its probability.
-# After a prefix that the person did not write, the push is 0.
 #
 # **The reward** makes $J$ larger. Its push is
 #
@@ -100,11 +100,11 @@ from minirlhf.classroom import FAST, check
 #
 # - $P(\text{reach } s)$ is the probability that a response of the model begins with $s$.
 # - $Q(s, a)$ is the mean reward of the model's responses that begin with $s$ and then $a$.
-# - $V(s)$ is the mean reward of all its responses that begin with $s$.
+# - $V(s)$, the *value* of $s$, is the mean reward of all its responses that begin with $s$.
 #
-# In words: how often the model comes to the prefix, times how often it writes the word there, times
-# how much better its responses are when it writes this word than on average from there. (Lesson 04
-# derives this.)
+# In words, multiply three numbers: how often the model comes to the prefix, how often it writes the
+# word there, and how much better its responses with this word are than the average from this
+# prefix. (Lesson 04 derives this.)
 #
 # Every response begins with the empty prefix. So there $P(\text{reach } s) = 1$ and $V(s) = J = 0$:
 #
@@ -113,6 +113,10 @@ from minirlhf.classroom import FAST, check
 # | *good* | 1 − 1/3 = 2/3 | (2 + 0 + 1) / 3 = 1 | 1 · 1/3 · (1 − 0) = 1/3 |
 # | *bad* | 0 − 1/3 = −1/3 | (0 − 2 − 1) / 3 = −1 | 1 · 1/3 · (−1 − 0) = −1/3 |
 # | full stop | 0 − 1/3 = −1/3 | 0 | 1 · 1/3 · (0 − 0) = 0 |
+#
+# If SFT has no negative examples, why does it push *bad* down? Because probabilities sum to 1: when
+# *good* becomes more likely, the other words together become less likely. The full stop gets the same −1/3 as
+# *bad*, so nothing here says that *bad* is bad.
 #
 # PyTorch finds the same numbers when it differentiates $\log \pi(y)$ and $J$. `core.World` is the
 # small world: `labels` are the names of its seven responses, and `sequence_logprobs` is the
@@ -148,16 +152,17 @@ steps.round(2).T
 # %% [markdown]
 # Both steps make *good* more likely, and both raise $J$: from 0 to 0.36 with SFT, and to 0.27 with
 # the reward. (Do not compare these two. Another step size would change them.) The difference is in
-# the other words. After SFT, *bad* and the full stop have the same probability, 0.21. SFT only knows
-# that neither was written here. The reward tells them apart: *bad* has 0.23, and the full stop 0.32.
+# the other words. After SFT, *bad* and the full stop have the same probability, 0.21. The reward
+# tells them apart: *bad* has 0.23, and the full stop 0.32.
 #
 # After many steps, SFT always writes *good* and a full stop, so $J$ comes close to 1. The reward leads
 # to *good good*, and $J$ comes close to 2. SFT stops at what people wrote. A reward can lead beyond it,
 # for better or worse: remember *funny and funny and funny* in lesson 00.
 #
-# **What this shows.** SFT treats a bad word like a word that nobody happened to write. It helps to
-# leave bad responses out of the training data, because then SFT does not make them likely. But a
-# response that is missing because it is bad looks like one that is missing by chance.
+# **What this shows.** SFT lowers a bad word by the same rule as a word that nobody happened to
+# write. It helps to leave bad responses out of the training data, because then SFT does not make
+# them likely. But a response that is missing because it is bad looks like one that is missing by
+# chance.
 #
 # **What it does not show.** A model that copies its one example perfectly never writes *bad*,
 # although nobody told it that *bad* is bad. So the difference counts only for an imperfect model.
@@ -210,19 +215,19 @@ results.round(2)
 # or $-\log 0.05 = 3.00$ at the first token, and 0 at the second. The mean of these four numbers is
 # 0.76.
 #
-# **What this shows.** Where several answers are right, the two measures can rank two models in opposite
-# order. They could not if only one response had the reward 1, all others 0, and people always wrote
-# this one. Then $J$ would be its probability, and the SFT loss falls when this probability rises. The
-# worse mistake is B's neglect of *bad* for SFT, and A's second verdict for the reward.
+# **What this shows.** Where several answers are right, the two measures can rank two models in
+# opposite order. For SFT the worse mistake is that B hardly ever writes *bad*. For the reward it is
+# that A adds a second verdict. With a single right answer, which people always write, the two
+# measures agree. Then $J$ is the probability of this answer, and the SFT loss falls when this
+# probability rises.
 # </details>
 #
-# The SFT loss asks how likely people's words are, so the model must cover everything that people write,
-# in people's proportions. A model that always writes the same right review has an infinite SFT loss,
-# although it never makes a mistake. A reward asks only whether the response is right.
+# The SFT loss asks how likely people's words are, so the model must cover everything that people
+# write, in people's proportions. A reward asks only whether the response is right.
 #
 # **What it does not show.** We chose A and B by hand. A model that imitates people *perfectly* has the
 # lowest SFT loss, and here also the highest expected reward. The two measures disagree about imperfect
-# models: which mistake is worse?
+# models, because they weigh mistakes differently.
 #
 # The reward has a price: it does not ask for variety (lesson 07).
 
@@ -234,20 +239,13 @@ results.round(2)
 # called **exposure bias**.
 #
 # Back to the small world of section 2, and to the prefix *bad*. The person never wrote it, so SFT
-# says nothing about what comes after it. But the model itself begins with *bad* in one of three
-# responses. So $P(\text{reach } s)$ is 1/3, and $V(s)$ is (0 − 2 − 1) / 3 = −1:
+# says nothing about what comes after it: all its pushes there are 0. But the model itself begins with
+# *bad* in one of three responses.
 #
-# | word after *bad* | SFT | $Q$ | reward |
-# |---|---|---|---|
-# | then *good* | 0 | 0 | 1/3 · 1/3 · (0 + 1) = 1/9 |
-# | then *bad* | 0 | −2 | 1/3 · 1/3 · (−2 + 1) = −1/9 |
-# | then full stop | 0 | −1 | 1/3 · 1/3 · (−1 + 1) = 0 |
-#
-# After *bad*, a step with the reward makes *good* more likely and a second *bad* less likely. The
-# pushes are a third of those at the start, because the model comes to *bad* in one third of its
-# responses only. Here are all pushes of the two kinds:
+# **Predict.** After *bad*, which word does the reward push up, and which down? Are these pushes larger
+# or smaller than those at the start? (The formula of section 2 gives them.) The cell shows all pushes.
 
-# %%
+# %% tags=["predict"]
 prefixes = ["(empty)", "good", "bad"]
 both = {
     "SFT": pd.DataFrame(sft_push, prefixes, world.vocab),
@@ -256,6 +254,21 @@ both = {
 pd.concat(both, axis=1).round(2) + 0.0  # no -0.0
 
 # %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The reward pushes *good* up and a second *bad* down. By hand, $P(\text{reach } s)$ is 1/3, and $V(s)$
+# is (0 − 2 − 1) / 3 = −1:
+#
+# | word after *bad* | $Q$ | reward |
+# |---|---|---|
+# | then *good* | 0 | 1/3 · 1/3 · (0 + 1) = 1/9 |
+# | then *bad* | −2 | 1/3 · 1/3 · (−2 + 1) = −1/9 |
+# | then full stop | −1 | 1/3 · 1/3 · (−1 + 1) = 0 |
+#
+# The pushes are a third of those at the start, because the model comes to *bad* in one third of its
+# responses only.
+# </details>
+#
 # **What this shows.** In a table, SFT trains no prefix that people did not write. The reward trains every
 # prefix that the model reaches.
 #
@@ -304,23 +317,23 @@ table.loc[table.text == 0, ["token", *ways]].round(2)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - *brilliant* raises the reward most, from 0.0 to 2.1. *moving* adds a little.
+# - *brilliant* raises the reward most, from 0.0 to 2.1.
 # - *terrible* lowers it most. The word is two tokens here, *ter* and *rible*, and the reward falls
-#   from 2.6 to 0.9. After *ending* it is 0.3.
+#   from 2.6 to 0.9.
 # - The first review ends with 0.4, a little above average. The praise and the criticism nearly
 #   balance.
 # - The second review ends with −1.4, although it is praise. The reward falls at *boring*. This
 #   reward model reacts to the word and does not understand *never boring*. A model that is trained
 #   on this reward learns its errors, too.
 # - **The two ways differ.** After *brilliant* one says 2.1, the other 5.9. They agree at EOS only,
-#   where both read the whole response. In one pass the highest number of all is 6.93, after *ter*,
-#   the first half of *terrible*. It is read in the middle of a word, where nothing was ever trained.
+#   where both read the whole response.
 # </details>
 #
 # **Why care is needed.** The reward of a prefix says how good the response would be *if it ended
-# here*. It does not predict how the response will end: the prefix "It is" has 0.5, and the review
-# that begins so ends with −1.4. Use prefix + EOS to compare prefixes, and remember that a prefix is
-# not a review. Lesson 05 trains another model, the critic, to predict the end.
+# here*. It does not predict how the response will end: the prefix "It is" has 0.5 (point at *is* in
+# the picture), and the review that begins so ends with −1.4. Use prefix + EOS to compare prefixes,
+# and remember that a prefix is not a review. Lesson 05 trains another model, the critic, to predict
+# the end.
 
 # %% [markdown]
 # ## 6. The simplest use of a reward: best-of-n
@@ -335,7 +348,7 @@ titles = tasks.reviews.eval_prompts("test")[: 8 if FAST else None]
 four_each = pd.Series(titles).repeat(4).tolist()
 (batch,) = models.sample_text(policy, tokenizer, four_each, batch_size=len(four_each))
 scores = score(batch)  # one reward per response
-best = search.best_index(scores, 4)  # the number of the best response to each title
+best = search.best_index(scores, 4)  # the row of the best response to each title
 
 responses = models.decode(tokenizer, batch)
 samples = pd.DataFrame(
@@ -348,12 +361,13 @@ show.texts(samples.head(8).round(1))
 # These are the responses to the first two titles. Best-of-n keeps "There's a great way ..." with 0.5
 # for the first title, and "... is very funny." with 0.8 for the second.
 #
-# Does the choice please anyone but the reward model that made it? The **gold score** of lesson 00 is a
-# second model's prediction of people's mean rating, from −4 to 4. It is never used for choosing. The
-# next table has the means of both, live and from the **record** of our own runs. The row *one sample*
-# is the mean over all responses.
+# The **gold score** of lesson 00 is a second model's prediction of people's mean rating, from −4
+# to 4. It is never used for choosing. The next table has the means of both, live and from the
+# **record** of our own runs. The row *one sample* is the mean over all responses.
+#
+# **Predict.** Does the reward rise with n? And the gold score?
 
-# %%
+# %% tags=["predict"]
 gold = rewards.gold_judge()(four_each, responses)
 live = pd.DataFrame(
     {
@@ -369,15 +383,16 @@ record.columns = live.columns
 pd.concat({"live": live, "record": record}, axis=1).loc[list(names.values())].round(2)
 
 # %% [markdown]
-# The record is the mean of three runs, with the same titles. Each run trained its own SFT model and
-# reward model. (The rewards were scaled on other titles, so *one sample* is not exactly 0. Your live
-# numbers may differ a little.)
+# <details><summary>What you should see</summary>
+#
+# The record is the mean of three runs, with the same titles. Your live numbers may differ a little.
 #
 # - **The reward rises**, from −0.05 to 0.99 with four samples and to 1.70 with sixteen. It must: we
 #   choose by it.
 # - **The gold score rises too**, from 0.38 to 1.11 and to 1.57. This was not certain: the gold model
 #   learned from other films. But it learned from ratings of the same kind, and it likes *funny*,
 #   too (lesson 00). So the two can share errors, and this is no proof that people would agree.
+# </details>
 #
 # Best-of-n pays every time: four samples for each response that a user reads. RLHF pays once. It
 # changes the model, so that a single sample has a high reward. Lessons 03 to 09 show how.
@@ -505,8 +520,9 @@ check.reward_pushes(reward_pushes)
 # | token id | 7 | 2 | 0 | 0 | 0 |
 # | real token? | yes | yes | yes | no | no |
 #
-# The first EOS is a real token: the model chose to stop there. The others are padding. All have the
-# same id, so only the *position* tells them apart.
+# EOS is a token of its own here, and the full stop is an ordinary word, as in GPT-2. The first EOS
+# is a real token: the model chose to stop there. The others are padding. All have the same id, so
+# only the *position* tells them apart.
 #
 # `ids` has the shape (B, R): the token ids of B responses at
 # R positions. Return a mask of the same shape. It is true at real tokens, up to and including the
@@ -558,15 +574,16 @@ def score_of_text(token_scores, mask):
 check.score_of_text(score_of_text)
 
 # %% [markdown] tags=["exercise"]
-# **5. Find the bug** *(medium, 15 minutes)*. A colleague trains a model by SFT on two reviews, *good.*
-# and *good bad.*, in a small world with at most four tokens. They are 2 and 3 tokens long, so the mean
-# length is 2.5 (the thin line). The thick line is the mean length of what the model writes. It should
-# come close to 2.5, and it does not. What is wrong in `imitation_loss`? Mend it, run the checker, and
-# draw the line again. (The right line first rises to 2.66, and comes down to 2.53.) Then explain: with
-# the bug the line ends near 3.67. Why not at 4?
+# **5. Find the bug** *(medium, 15 minutes)*. A colleague trains a model by SFT on two reviews,
+# *good.* and *good bad.*, in a small world with at most four tokens. They are 2 and 3 tokens long,
+# so the mean length is 2.5 (the thin line). The thick line is the mean length of what the model
+# writes. It should come close to 2.5, and it does not. What is wrong in `imitation_loss`? Mend it,
+# run the checker, and draw the line again. (The right line first rises to 2.66, and comes down to
+# 2.53.) Then explain: with the bug the line ends at 3.63. With more steps it comes to 3.67, and not
+# to 4. Why?
 #
-# In the cell that draws, the reward of a response is its length. So the expected reward is the mean
-# length.
+# In this small world EOS is the full stop, as in section 2, so `eos_id` is 2. In the cell that draws,
+# the reward of a response is its length. So the expected reward is the mean length.
 #
 # *Hint:* take one response, the ids 7, 2, 0, 0, 0 of exercise 3 with `eos_id` 0. Write `mask` down
 # on paper. What does the loss teach the model at each position?
@@ -680,8 +697,9 @@ show.lines(
 #
 # <details><summary>5. Which of the two pictures of section 5 would you show to a user, and with which words?</summary>
 #
-# Prefix + EOS, with the remark that a prefix is not a review. One pass only for a reward model that
-# was trained to give a number at every token.
+# Prefix + EOS, with the remark that a prefix is not a review. Show one pass only if the reward
+# model was trained to give a number at every token. Ours was not: in one pass the highest number of
+# the first review is 6.93, after *ter*, in the middle of a word.
 # </details>
 #
 # ## Going further
@@ -705,11 +723,14 @@ show.lines(
 # know what SmolLM2 has read before.
 #
 # **Is the model surprised by people?** We compared the mean of $-\log \pi$ per token on 128
-# held-out reviews by people and on as many responses of our SFT model, drawn at temperature 1. It
-# is 4.24 nats for people and 4.18 nats for the model's own responses. The two are close. But this
-# is *no* measure of exposure bias, for two reasons. The surprise also depends on how varied people's
-# words are. And a mean over whole responses hides whether it grows from token to token. Exercise 6
-# asks for a better measure.
+# held-out reviews by people and on as many responses of our SFT model, drawn with its own
+# probabilities (temperature 1). It is 4.24 nats for people and 4.18 nats for the model's own
+# responses. The two are close. But this is *no* measure of exposure bias, for two reasons. The
+# surprise also depends on how varied people's words are. And a mean over whole responses hides
+# whether it grows from token to token. Exercise 6 asks for a better measure.
+#
+# **The record of section 6.** Each of its three runs trained its own SFT model and its own reward
+# model. The rewards were scaled on other titles, so the mean reward of one sample is not exactly 0.
 #
 # **What the libraries do.**
 #
@@ -718,7 +739,7 @@ show.lines(
 # | here | at the last real token, which is EOS | a response that was cut off gets an EOS first |
 # | OpenRLHF 0.11 | at the last token of the response | as here |
 # | TRL 1.12 (the last with a PPO trainer) | at the last token before the padding | the padding token must not be EOS, or EOS counts as padding |
-# | DeepSpeed-Chat | at the last token | it was trained at more positions: all from the first token in which the two responses of a pair differ. So one pass reads trained positions there |
+# | DeepSpeed-Chat | at the last token | it was also trained in the middle of a response: at every token from the first difference between the two responses of a pair. So one pass reads trained positions there |
 #
 # **References.** Ziegler et al. 2019, section 2.1 (the reward model and its scale). Stiennon et al.
 # 2020, section 3.4. Ranzato et al. 2016, *Sequence level training with recurrent neural networks*,

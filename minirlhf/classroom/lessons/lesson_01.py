@@ -54,6 +54,18 @@ two_measures = Exercise(
         "often as they write it.": lambda p, w, r: torch.stack([-p[w > 0].log().mean(), p @ r]),
         "the logarithm comes too late. Take the logarithm of each probability first, and then the "
         "mean.": lambda p, w, r: torch.stack([-(w @ p).log(), p @ r]),
+        "the log-probabilities of people's responses have the weights `probs`. A response counts "
+        "as often as people write it: weigh it with `people`.": lambda p, w, r: torch.stack(
+            [-(p * p.log())[w > 0].sum(), p @ r]
+        ),
+        "the expected reward is divided by the number of responses. The probabilities sum to 1, "
+        "so the weighted mean is the plain sum.": lambda p, w, r: torch.stack(
+            [_loss_under(w, p), (p * r).mean()]
+        ),
+        "the SFT loss is divided by the number of responses. The weights in `people` sum to 1, so "
+        "the weighted mean is the plain sum.": lambda p, w, r: torch.stack(
+            [-(w * p.log())[w > 0].mean(), p @ r]
+        ),
     },
 )
 
@@ -78,6 +90,17 @@ def _reach_q_v(probs, rewards, weights=None):
 def _reward_pushes(probs, rewards, weights=None):
     reach, q, v = _reach_q_v(probs, rewards, weights)
     return reach * probs * (q - v)
+
+
+def _with_first_q(first_q):
+    """A mistake: Q of *good* and *bad* at the start is `first_q` of (probs, rewards) after them."""
+
+    def pushes(probs, rewards):
+        reach, q, _ = _reach_q_v(probs, rewards)
+        q = torch.cat([torch.cat([first_q(probs[1:], q[1:]), rewards[6:]])[None], q[1:]])
+        return reach * probs * (q - (probs * q).sum(1, keepdim=True))
+
+    return pushes
 
 
 def _pushes_of(change):
@@ -110,6 +133,32 @@ reward_pushes = Exercise(
         "V is a plain mean over the words. It is a mean over the model's responses: weigh the Q "
         "of each word with its probability.": lambda p, r: _reward_pushes(
             p, r, torch.full((3, 3), 1 / 3)
+        ),
+        "V is the plain mean of a row of Q. Weigh the Q of each word with the probability of the "
+        "word.": _pushes_of(lambda p, reach, q, v: reach * p * (q - q.mean(1, keepdim=True))),
+        "after *good* and *bad*, V is a plain mean of three rewards. Weigh each reward with the "
+        "probability of its word.": lambda p, r: _reward_pushes(
+            p, r, torch.cat([p[:1], torch.full((2, 3), 1 / 3)])
+        ),
+        "at the start, the Q of *good* is a plain mean of three rewards. It is the V of the prefix "
+        "*good*: weigh each reward with the probability of its word.": _with_first_q(
+            lambda p, later: later.mean(1)
+        ),
+        "at the start, the Q of *good* is a sum of three rewards. It is the V of the prefix "
+        "*good*: weigh each reward with the probability of its word.": _with_first_q(
+            lambda p, later: later.sum(1)
+        ),
+        "V belongs to a prefix, so to a row. Yours has the shape (3,), and PyTorch subtracts its "
+        "numbers from the columns. Keep it a column: `sum(1, keepdim=True)`.": _pushes_of(
+            lambda p, reach, q, v: reach * p * (q - v[:, 0])
+        ),
+        "P(reach s) belongs to a prefix, so to a row. Yours has the shape (3,), and PyTorch "
+        "multiplies the columns by its numbers. Make it a column: `[:, None]`.": _pushes_of(
+            lambda p, reach, q, v: reach[:, 0] * p * (q - v)
+        ),
+        "V and P(reach s) belong to a prefix, so to a row. Yours have the shape (3,), so PyTorch "
+        "uses one number per column. Make each a column: `[:, None]`.": _pushes_of(
+            lambda p, reach, q, v: reach[:, 0] * p * (q - v[:, 0])
         ),
         "the sign is wrong. A word is pushed up if its Q is above V.": lambda p, r: (
             -_reward_pushes(p, r)
@@ -247,6 +296,10 @@ imitation_loss = Exercise(
         "Every real token of the batch must count the same.": lambda x, ids, e: (
             -torch.where(_eos_mask(ids, e), x, 0.0).sum(1) / _eos_mask(ids, e).sum(1)
         ).mean(),
+        "this sums each response, and takes the mean over the responses. "
+        "Divide by the number of real tokens in the batch.": lambda x, ids, e: (
+            -torch.where(_eos_mask(ids, e), x, 0.0).sum(1).mean()
+        ),
     },
     differentiate=("logprobs",),
 )
