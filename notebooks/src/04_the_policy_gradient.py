@@ -190,7 +190,7 @@ pd.DataFrame(by_hand.numpy(), ["start", "good", "bad"], world.vocab).round(2)
 #
 # The sum runs over all words $a$. In words: probabilities sum to 1 whatever the parameters are, so
 # the pushes after one prefix cancel on average. The rewards before token $t$ are fixed once $s_t$ is
-# known. A fixed number times zero is zero. So they add nothing to the mean, only to the spread.
+# known. A fixed number times zero is zero. So they change only the spread. Here they raise it.
 
 # %%
 rewards_good_bad = torch.tensor([[1.0, -1.0]])
@@ -262,7 +262,7 @@ for advantages, good, bad in (
 # Three baselines need nothing but scores. Take response $y_i$ of a batch of $B$:
 #
 # - **The mean score of earlier batches.** It is fixed before this batch is sampled. Section 10 uses
-#   it.
+#   it from the second batch on.
 # - **The mean of the others**: the mean score of the other $B - 1$ responses of the batch. They are
 #   sampled independently of $y_i$.
 # - **The batch mean.** It contains the own score $r(y_i)$. So it *does* depend on the tokens of
@@ -344,10 +344,10 @@ pd.DataFrame(table, index=["bias", "spread"]).T.round(2)
 # - **The largest spread** has the score + 20: 20.25, about 19 times that of the score.
 # - **Each baseline** takes nearly all of it away again. The batch mean leaves 0.94, the mean of the
 #   others 1.26, the value 0.84.
-# - **The value** has the spread of the return. After *good*, for example, $V$ is 1, which *good* was
-#   paid: the second word earns 0 on average. So here the score minus the value *is* the return.
-# - **The batch mean** is no better than the mean of the others. All its advantages are 3/4 of theirs,
-#   so its spread *and* its step are 3/4 as large.
+# - **The value** has the spread of the return. Take *bad* after *good*: the score is 0, $V$ is 1,
+#   and 0 − 1 = −1 is the return of *bad*. Each second word is like this.
+# - **The batch mean** is no better than the mean of the others. The advantages are 3/4 as large, so
+#   the spread *and* the step are 3/4 as large.
 # </details>
 
 # %% [markdown]

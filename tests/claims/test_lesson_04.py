@@ -666,8 +666,10 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
         said("has the score +", OFFSET, spread["raised"], spread["raised"] / spread["score"])
         said("The batch mean leaves", spread["batch mean"], spread["others"], spread["value"])
         assert spread["value"] == pytest.approx(spread["return"])
-        said("for example, $V$ is", SMALL.values(SMALL.ref_logits)[0][1], 0)
-        said("All its advantages are", Fraction(3, 4), Fraction(3, 4))
+        score, after_good = 1 - 1, SMALL.values(SMALL.ref_logits)[0][1]
+        said("*bad* after *good*: the score is", score, after_good, score, after_good, -1)
+        assert score - after_good == -1  # the return of *bad*
+        said("The advantages are", Fraction(3, 4), Fraction(3, 4))
         # 9: learning
         said("Learning with scores near", OFFSET)
         said("policy of the small world:", 100, 16, 0.5, count, OFFSET, 0, SMALL.rewards.max())
