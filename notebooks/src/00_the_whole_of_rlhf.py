@@ -200,7 +200,7 @@ score_of(five)
 # | **actor** $\pi$ | writes; it is the policy | the SFT model | trained |
 # | **reference** $\pi_{\text{ref}}$ | shows how far the actor has moved | the SFT model | frozen |
 # | **reward model** $r$ | scores a finished review | (section 3) | frozen |
-# | **critic** $V$ | predicts, before each token, how the review will end (step 4) | the reward model | trained |
+# | **critic** $V$ | predicts, before each token, how the review will end (see *Compare* below) | the reward model | trained |
 #
 # **What PPO maximises**, on average over the reviews that the actor writes:
 #
@@ -760,9 +760,9 @@ print(graded(my_answers))
 # - Generalised advantage estimation (`gae`) mixes the critic's predictions at later tokens into the
 #   advantages and into the returns that the critic learns, with $\lambda = 0.95$ (lesson 05). Section 4 shows
 #   $\lambda = 1$, without this.
-# - The advantages are then shifted and stretched over the batch, to the mean 0 and the standard deviation
-#   1. So *positive* means better than the mean of the batch. A token can be a little worse than the critic
-#   predicted, and still become more likely.
+# - The advantages are then shifted and stretched over the batch, to the mean 0 and the standard
+#   deviation 1. So *positive* means better than the mean of the batch. A token can be a little worse than
+#   the critic predicted, and still become more likely.
 # - Each batch is used twice, in two minibatches of 32 reviews: four updates.
 # - The learning rates rise over the first five steps (a **warm-up**). They also fall, step by step, towards
 #   0 at the end of the run.
@@ -793,8 +793,9 @@ show.frontier(experiments.results("tour"), by="method", ylabel="gold score (-4 t
 # model wrote 16 of each. The samples of sections 5 and 7 are those of the first run (seed 0). They
 # are not chosen. Section 6 has the reviews of the first four test titles.
 #
-# The 64 % and the 84 % of section 3 are means of three trainings of the reward model. They are in the
-# record `reward_model`, and lesson 08 shows more of it. Pairs with two equal ratings are left out.
+# Section 3 says how often the choice on new pairs is right. These shares are means of three trainings
+# of the reward model. They are in the record `reward_model`, and lesson 08 shows more of it. Pairs with
+# two equal ratings are left out.
 #
 # **The libraries.** TRL, OpenRLHF and DeepSpeed-Chat have the same three stages. Lessons 06 to 09 say
 # where they differ from us.
