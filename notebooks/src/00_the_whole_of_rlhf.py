@@ -43,7 +43,7 @@ show.pipeline()
 # %% [markdown]
 # Follow the numbers 1 to 3:
 #
-# 1. **Supervised fine-tuning (SFT).** The model learns to imitate good examples.
+# 1. **Supervised fine-tuning (SFT).** The model learns to imitate what people wrote.
 # 2. **Reward model.** People read two texts, A and B, and say which one is better. From these
 #    judgements a second model learns to give each text one number, its **score**.
 # 3. **Proximal policy optimisation (PPO).** The SFT model writes, the reward model scores, and the
@@ -60,8 +60,8 @@ show.pipeline()
 #   It trains the policy on the pairs of texts: the preferred text becomes more likely, relative to the
 #   other one (lesson 12).
 #
-# **Our example.** The policy is `tiny-reviews`, a GPT-2 of four million parameters that we trained on
-# film reviews. The prompt is the title of a film, and the response is a review of one sentence. What
+# **Our example.** The policy is `tiny-reviews`, a GPT-2 of four million parameters that we trained
+# ourselves. The prompt is the title of a film, and the response is a review of one sentence. What
 # do people prefer? Nobody compared two reviews. People rated how positive a review is, from −4 to 4.
 # *We* say: the more positive review is the better one.
 #
@@ -121,7 +121,7 @@ show.texts(pd.DataFrame({"before SFT": write(base), "after SFT": write(sft)}, na
 # The reward model is a copy of the SFT model with another last layer. That layer gives one number, the
 # score $r$, instead of a distribution over the next token. It learns from pairs of reviews of one film,
 # A and B. Many people rated each review. We draw one of the ratings of A and one of those of B. The
-# review with the higher rating is the preferred one. (If both are equal, we leave the pair out.)
+# review with the higher rating is the preferred one.
 #
 # The reward model turns two scores into a probability, by the **Bradley-Terry model**:
 #
@@ -146,9 +146,12 @@ loss = -torch.nn.functional.logsigmoid(scores_a - scores_b)
 assert torch.allclose(loss, torch.tensor([0.69, 0.31, 0.13, 1.31]), atol=0.005)
 
 # %% [markdown]
-# Only differences count, so scores have no zero of their own. After the training we shift and stretch
-# them once: over the SFT model's responses they have the mean 0 and the standard deviation 1. So a
-# score of 2 is far better than that of an ordinary response.
+# Only differences count, so we may shift all scores. After the training we do this, and we also divide
+# them. Now the SFT model's responses have the mean score 0 and the standard deviation 1. So a score of 2
+# is far better than that of an ordinary response.
+#
+# The division gives all reward models the same unit, but it changes the differences. The table
+# above holds *before* it. We divide by 1.29, so from here on a difference of 1 means 78 %, not 73 %.
 #
 # **Predict.** Our reward model reads the five reviews below. Which gets the highest score, and which
 # the lowest? Which of the five scores are negative?
@@ -183,21 +186,21 @@ score_of(five)
 # </details>
 #
 # So the reward model can be fooled. How good is it on real reviews? On new pairs, of films that it has
-# not seen, it is right in 64 %. (This is the mean of three trainings.) A guess is right in 50 %. Nobody
-# could reach 100 %, because single ratings decide, and people disagree. Even the mean ratings of *all
-# other* people choose the preferred review in 84 % of the pairs only.
+# not seen, it is right in 64 %. A guess is right in 50 %. Nobody could reach 100 %, because we drew
+# single ratings, and people disagree. Take the mean of all *other* ratings of each review instead. The
+# review with the higher mean is the preferred one in 84 % of the pairs.
 
 # %% [markdown]
 # ## 4. PPO
 #
-# PPO trains the policy to write reviews with a high score. Four models take part:
+# Four models take part in PPO:
 #
 # | model | what it does | begins as a copy of | in PPO |
 # |---|---|---|---|
 # | **actor** $\pi$ | writes; it is the policy | the SFT model | trained |
 # | **reference** $\pi_{\text{ref}}$ | shows how far the actor has moved | the SFT model | frozen |
 # | **reward model** $r$ | scores a finished review | (section 3) | frozen |
-# | **critic** | predicts, before each token, the score minus the penalties still to come | the reward model | trained |
+# | **critic** $V$ | predicts, before each token, how the review will end (see *Compare* below) | the reward model | trained |
 #
 # **What PPO maximises**, on average over the reviews that the actor writes:
 #
@@ -234,15 +237,15 @@ score_of(five)
 # 1. **Sample.** The actor writes 64 reviews.
 # 2. **Score.** The reward model gives each review its score.
 # 3. **Charge.** Each token gets its own KL penalty, as in the table.
-# 4. **Compare.** A token answers for the score, minus its *own* penalty and those of *later* tokens. It
-#    does not answer for earlier penalties. How much higher is this number than the critic predicted
-#    *before* the token? The difference is the **advantage** of the token.
+# 4. **Compare.** The **return** $G_t$ of token $y_t$ is the score, minus the token's *own* penalty and
+#    those of *later* tokens. (Earlier penalties do not count.) Before the token, the critic has predicted
+#    the return: $V(s_t)$. The difference is the **advantage** of the token, $A_t = G_t - V(s_t)$.
 # 5. **Update.** Tokens with a positive advantage become more likely, those with a negative one less
-#    likely. The critic learns to predict this number, by its squared error.
+#    likely. The critic learns to predict the return. Its loss is $\tfrac{1}{2} (V(s_t) - G_t)^2$.
 #
-# The same review again:
+# Our runs do a little more: "Going further" has the list. The same review again:
 #
-# | token | score minus own and later penalties | predicted before it | advantage |
+# | token | return $G_t$: score minus own and later penalties | predicted, $V(s_t)$ | advantage $A_t$ |
 # |---|---|---|---|
 # | *Very* | 1.2 − (0.35 + 0.55 − 0.35) = 0.65 | 0.1 | 0.65 − 0.1 = 0.55 |
 # | *funny* | 1.2 − (0.55 − 0.35) = 1.00 | 0.4 | 1.00 − 0.4 = 0.60 |
@@ -267,18 +270,19 @@ assert torch.allclose(package, own_and_later - predicted)
 # %% [markdown]
 # **The policy's loss.** One batch serves for several updates. Let $\rho_t$ be the probability of token
 # $y_t$ now, divided by its probability when it was sampled. (The log-ratio compares with the reference
-# instead.) Let $A_t$ be its advantage. PPO minimises the mean over all tokens of
+# instead.) PPO minimises the mean over all tokens of
 #
 # $$ L_t = -\min\big(\rho_t A_t, \; \text{clip}(\rho_t, \, 0.8, \, 1.2) \, A_t\big) . $$
 #
-# - **The first update.** All $\rho_t$ are 1. There the gradient is that of
-#   $-A_t \log \pi(y_t \mid s_t)$: SFT's loss on the actor's own tokens, each weighted by its
-#   advantage.
-# - **Later updates.** A token with a positive advantage is pushed until it is 20 % more likely than when it
-#   was sampled. One with a negative advantage is pushed until it is 20 % less likely. Then $L_t$ is
-#   constant, and its gradient is 0.
+# - **The first update.** All $\rho_t$ are 1. There the gradient of $\rho_t$ is that of
+#   $\log \pi(y_t \mid s_t)$. So the gradient of $L_t$ is that of $-A_t \log \pi(y_t \mid s_t)$: SFT's loss on the
+#   actor's own tokens, each weighted by its advantage.
+# - **Later updates.** Take a token with a positive advantage. Once it is 20 % more likely than when it was
+#   sampled, its $L_t$ is constant, with gradient 0. With a negative advantage, this happens once it is
+#   20 % less likely.
 #
-# *Proximal* means near: no batch pushes a token far. Lesson 06 builds this line by line.
+# *Proximal* means near. But the clip is no wall: the updates for *other* tokens can still move this
+# token further. Lesson 06 builds this line by line.
 
 # %% [markdown]
 # **A real run** of eight steps takes about a minute. The curves are the mean score of the 64 reviews of
@@ -303,8 +307,7 @@ show.curves(history, columns=["score", "kl"])
 # Step 0 comes before any update: the actor still *is* the reference. So the score is near 0, and
 # the KL 0. Then both rise. (The score jumps, because 64 reviews are few.)
 #
-# A full run has 24 steps. We recorded three, from the same SFT model and with the same reward model.
-# They differ in the random seed.
+# A full run has 24 steps. We recorded three, which differ only in the random seed.
 
 # %%
 record = experiments.results("leash_history")
@@ -312,13 +315,12 @@ three_runs = record[record.variant == "kl_coef 0.5"]
 show.curves(three_runs, by=None, columns=["score", "kl"])
 
 # %% [markdown]
-# In the first ten steps both rise fast, and after that little. Section 7 asks what holds the policy
-# back.
+# In the first ten steps both rise fast, and after that little.
 
 # %% [markdown]
 # ## 5. What PPO changed
 #
-# Here are the answers to section 1. The SFT model and the three runs wrote reviews of 76 test films.
+# The SFT model and the three runs wrote reviews of 76 test films.
 # Each cell of the next table has the mean of the three runs, and behind it the lowest and the highest
 # run. (The SFT model is one model, so its three numbers are equal.) The rows are:
 #
@@ -362,14 +364,13 @@ show.texts(experiments.samples(both, ["SFT", "PPO"]))
 
 # %% [markdown]
 # The SFT model praises and criticises: *a fresh, entertaining thriller*, but also *just too hard to
-# work with*. PPO's reviews nearly all praise: *very funny and entertaining*, *warm, romantic*,
-# *well-acted*. Their English is not better: *a urban era at sparkling life*. Nothing in the training
-# asks for better English.
+# work with*. PPO's six nearly all praise: *very funny and entertaining*, *warm, romantic*,
+# *well-acted*. Their English is not better: *a urban era at sparkling life*.
 #
 # **What it cost,** beside variety:
 #
-# - **Distance.** The KL is 2.04 nats, and $e^{2.04}$ is about 8. So on average (over the log-ratios),
-#   the PPO policy's reviews are 8 times as likely under it as under the SFT model.
+# - **Distance.** The KL is 2.04 nats. This is the mean log-ratio of the reviews that PPO writes. A review
+#   with this log-ratio is about 8 times ($e^{2.04}$) as likely under PPO as under the SFT model.
 # - **Information.** PPO praises whatever the film. Nobody was asked whether a review fits its film.
 
 # %% [markdown]
@@ -420,8 +421,8 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0", "kl_coef 0.5"]).hea
 # - **Larger:** the score (4.03 instead of 1.24), the KL (91 nats instead of 2.04), the length, and also
 #   the gold score (2.63 instead of 1.43).
 # - **Smaller:** the variety. Only 2 % of the word pairs are different.
-# - **The reviews** say *funny and funny and funny*, whatever the film. The reward model gives the first
-#   one 4.08, more than honest praise in section 3 (2.70).
+# - **The reviews** say *funny and funny and funny*, whatever the film. As a review of "the film", the
+#   first one has a score of 4.24. Honest praise has 2.70 (section 3).
 #
 # The gold judge counts words, and *funny* is a good word. So it has its own errors, and this policy
 # has found them.
@@ -429,7 +430,7 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0", "kl_coef 0.5"]).hea
 # </details>
 #
 # When the score rises and the reviews get worse, this is called **over-optimisation** or *reward
-# hacking*. No single number shows it safely.
+# hacking*.
 
 # %% [markdown]
 # ## What to remember
@@ -437,9 +438,9 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0", "kl_coef 0.5"]).hea
 # - RLHF has three stages: imitate (SFT), learn a score from people's judgements (reward model), make
 #   responses with a high score more likely (PPO).
 # - PPO trains the actor and the critic. The reward model and the reference are frozen.
-# - Only differences of scores have a meaning. The score is a model of people, and it can be fooled.
-# - PPO maximises the score minus a KL penalty for moving away from the SFT model. Each token answers for
-#   the score, its own penalty and later penalties.
+# - A score means something only beside other scores. It is a model of people, and it can be fooled.
+# - PPO maximises the score minus a KL penalty for moving away from the SFT model. The return of a token is
+#   the score, minus its own and later penalties.
 # - It gains score. It costs KL and variety.
 # - Never trust one number: look at another judge, the KL, the variety, and read samples.
 #
@@ -496,8 +497,11 @@ check.best_of_n(best_of_n)
 # %% [markdown] tags=["exercise"]
 # (b) PPO has a mean score of 1.24 in section 5, on all test films and by the reward model that you have.
 # **About how many reviews must the SFT model write for each film, so that the best one scores as high on
-# average?** Guess first. Then let it write eight for each film (half a minute), and find n. PPO's three
-# runs reach from 1.18 to 1.33: which values of n can you not tell from PPO?
+# average?** Guess first. Then let it write eight for each film (half a minute), and find n.
+#
+# How sure is this? Each of your means comes from 76 films. Its **standard error** is the standard
+# deviation of the 76 scores, divided by $\sqrt{76}$. Which values of n can you not tell from PPO, because
+# their mean is less than two standard errors from 1.24?
 #
 # *Hint:* you have eight scores for each film, and n = 3 needs the first three of each.
 
@@ -514,16 +518,23 @@ mean_scores
 
 # %% tags=["solution"]
 mean_scores = {}
+standard_errors = {}
 for n in range(1, 9):
     first = scores.view(-1, 8)[:, :n].flatten()
-    mean_scores[n] = first[best_of_n(first, n)].mean().item()
-pd.Series(mean_scores, name="mean score of the best of n").round(2)
+    best = first[best_of_n(first, n)]
+    mean_scores[n] = best.mean().item()
+    standard_errors[n] = (best.std() / len(best) ** 0.5).item()
+columns = {"best of n": mean_scores, "standard error": standard_errors}
+pd.DataFrame(columns).round(3)
 
 # %% [markdown] tags=["solution"]
-# Six or seven. Six have 1.22, a little less than PPO's 1.24. Seven have 1.29, a little more. The
-# difference between 1.22 and 1.24 decides nothing, because PPO's three runs reach from 1.18 to 1.33.
-# Five have 1.09, less than each run, and eight have 1.36, more than each run. So a whole training has moved the mean score about as
-# far as a choice among six or seven reviews does.
+# About six or seven. Six have 1.22, a little less than PPO's 1.24. Seven have 1.29, a little more.
+#
+# But five, with 1.09, and eight, with 1.36, are also less than two standard errors from 1.24. (A standard
+# error is 0.07 to 0.08 there.) So you cannot tell five, six, seven or eight from PPO. Four have 0.96,
+# and this is clearly less. PPO's number is not exact either: its three runs reach from 1.18 to 1.33.
+#
+# So a whole training has moved the mean score about as far as a choice among five to eight reviews does.
 
 # %% [markdown] tags=["exercise"]
 # **3. What does β decide?** *(medium, 20 minutes)*. Take the four reviews of section 6 again. The first
@@ -592,9 +603,9 @@ table.round(2)
 #
 # (a) How many reviews does PPO write in a full run (section 4)?
 #
-# (b) After the training, PPO writes one review for each request, and best of n writes n. Take two values
-# of n that exercise 2 cannot tell from PPO. After how many requests has PPO written fewer reviews, its
-# training included?
+# (b) After the training, PPO writes one review for each request, and best of n writes n. Take the
+# two values of n whose means in exercise 2 are nearest to PPO's. After how many requests has PPO
+# written fewer reviews, its training included?
 #
 # (c) The two have about the same score then. What does this count leave out? Find something that
 # speaks for PPO, and something that speaks for best of n.
@@ -656,8 +667,8 @@ table.round(2)
 # Whose advantages does this penalty lower?</summary>
 #
 # That of *stop*, and those of all tokens before it, because it is a later penalty for them. In the table of
-# section 4, *Very* and *funny* answer for the penalty of *stop*. *funny* and *stop* do not answer for that of
-# *Very*.
+# section 4, the returns of *Very* and *funny* contain the penalty of *stop*. The returns of *funny* and *stop*
+# do not contain that of *Very*.
 # </details>
 #
 # <details><summary>7. Section 7 has two gold scores, 1.43 with the KL penalty and 2.63 without. Which do
@@ -732,28 +743,41 @@ print(graded(my_answers))
 # | B | 0.2 | 0.5 | −0.92 |
 #
 # B gains more than A loses. But the actor writes A four times as often. The mean log-ratio is
-# 0.8 · 0.47 − 0.2 · 0.92 = 0.19. In general, $\log z \le z - 1$ with
-# $z = \pi_{\text{ref}} / \pi$. Over the actor's own reviews, the mean of $z$ is the sum of $\pi_{\text{ref}}$ over
-# the possible reviews, at most $1$. So the mean of $\log z$ is at most $1 - 1 = 0$, and the mean log-ratio,
-# which is that of $-\log z$, is at least $0$.
+# 0.8 · 0.47 − 0.2 · 0.92 = 0.19.
 #
-# **What section 4 leaves out.** The runs of this page do more. The most important:
+# In general, let $z = \pi_{\text{ref}}(y \mid x) / \pi(y \mid x)$. The log-ratio is $-\log z$. Each review $y$
+# counts as often as the actor writes it, so the mean of $z$ is
+#
+# $$ \sum_y \pi(y \mid x) \, \frac{\pi_{\text{ref}}(y \mid x)}{\pi(y \mid x)}
+# = \sum_y \pi_{\text{ref}}(y \mid x) \le 1 . $$
+#
+# (The sum goes over the reviews that the actor can write.) For every $z$, $\log z \le z - 1$. So the mean of
+# $\log z$ is at most $1 - 1 = 0$, and the mean log-ratio is at least $0$.
+#
+# **What section 4 leaves out.** The runs of this page do more:
 #
 # - A review that is cut off after 32 tokens loses 1 from its score.
 # - Generalised advantage estimation (`gae`) mixes the critic's predictions at later tokens into the
-#   advantage, with $\lambda = 0.95$ (lesson 05). Section 4 shows $\lambda = 1$, without this.
-# - They are then shifted and stretched over the batch, to the mean 0 and the standard deviation 1. So
-#   *positive* means better than the mean of the batch.
+#   advantages and into the returns that the critic learns, with $\lambda = 0.95$ (lesson 05). Section 4 shows
+#   $\lambda = 1$, without this.
+# - The advantages are then shifted and stretched over the batch, to the mean 0 and the standard
+#   deviation 1. So *positive* means better than the mean of the batch. A token can be a little worse than
+#   the critic predicted, and still become more likely.
 # - Each batch is used twice, in two minibatches of 32 reviews: four updates.
+# - The learning rates rise over the first five steps (a **warm-up**). They also fall, step by step, towards
+#   0 at the end of the run.
+# - The gradient of each network is shortened to the length 1, if it is longer.
+# - The critic's loss has a clip, too. The loss no longer falls once a prediction has moved by more than 0.5
+#   towards its return.
 # - The logits are divided by the temperature 0.7 before each softmax. So likely tokens are written even
 #   more often.
 #
 # **All methods of the record.** Each point of the next figure is one method, the mean of three runs
 # of the tour. (Each run has its own SFT model and reward model. So PPO stands a little elsewhere
 # than in section 5.) The bars reach from the lowest to the highest run. Further up is a higher gold
-# score, further right is a larger KL. At the same KL, the higher point is better. The points of
-# best of n stand at an upper bound of their KL, $\log n - (n - 1)/n$. Their true place may be
-# further left. Lesson 16 explains the bound.
+# score, further right is a larger KL. At the same KL, the higher point is better. For best of n we know
+# only that the KL is at most $\log n - (n - 1)/n$ (lesson 16). Its points stand there. Their true place may
+# be further left.
 
 # %%
 show.frontier(experiments.results("tour"), by="method", ylabel="gold score (-4 to 4)")
@@ -767,7 +791,11 @@ show.frontier(experiments.results("tour"), by="method", ylabel="gold score (-4 t
 #
 # **The records.** For the table of section 5, PPO wrote four reviews of each film, and the SFT
 # model wrote 16 of each. The samples of sections 5 and 7 are those of the first run (seed 0). They
-# are not chosen.
+# are not chosen. Section 6 has the reviews of the first four test titles.
+#
+# Section 3 says how often the choice on new pairs is right. These shares are means of three trainings
+# of the reward model. They are in the record `reward_model`, and lesson 08 shows more of it. Pairs with
+# two equal ratings are left out.
 #
 # **The libraries.** TRL, OpenRLHF and DeepSpeed-Chat have the same three stages. Lessons 06 to 09 say
 # where they differ from us.

@@ -52,6 +52,16 @@ def _kl_case(g):
     )
 
 
+# The second token is so unlikely that its probability is 0 in float32, and its logarithm is not.
+_UNLIKELY = (
+    torch.tensor([1.0]),
+    torch.tensor([[-1.0, -300.0]]),
+    torch.tensor([[-2.0, -302.0]]),
+    torch.tensor([[True, True]]),
+    0.5,
+)
+
+
 def _penalised(scores, logprobs, ref_logprobs, mask, kl_coef):
     return scores - kl_coef * torch.where(mask, logprobs - ref_logprobs, 0.0).sum(1)
 
@@ -79,5 +89,10 @@ kl_penalised_score = Exercise(
         ),
         "padding is counted wherever it is not NaN. `nansum` and `nan_to_num` "
         "only hide NaN: use the mask.": lambda s, a, b, m, k: s - k * (a - b).nansum(1),
+        "you divide probabilities. That of a very unlikely token is rounded to 0, "
+        "and 0 / 0 is NaN. Subtract the log-probabilities instead.": lambda s, a, b, m, k: (
+            s - k * torch.where(m, (a.exp() / b.exp()).log(), 0.0).sum(1)
+        ),
     },
+    edges=(_UNLIKELY,),
 )
