@@ -5,6 +5,7 @@ shows three more faulty runs with their names. Their faults are possible answers
 """
 
 import random
+import textwrap
 
 from minirlhf.experiments.records import load_results
 
@@ -23,8 +24,9 @@ RECORDED = {
 # Diagnosis -> what the log of such a run shows. A student who gave it to another run reads it.
 CLUES = {
     "healthy": (
-        "score and gold rise together and then level off. The KL stays at two nats. "
-        "The explained variance keeps rising."
+        "the KL stays at two nats, and the value loss falls to less than a fifth of its first "
+        "value. Score and gold rise together and then level off. The explained variance keeps "
+        "rising."
     ),
     "no penalty": (
         "score and KL rise until the end, the KL to many tens of nats. Gold peaks earlier and "
@@ -35,8 +37,9 @@ CLUES = {
         "responses have five tokens: every prompt gets the same response."
     ),
     "zero values": (
-        "the explained variance is exactly 0, not around 0, and stays there. "
-        "Everything else looks nearly healthy."
+        "the value loss starts at about a quarter of that of a healthy run, and rises instead of "
+        "falling: this critic learns nothing. The explained variance is exactly 0. The other "
+        "curves look nearly healthy."
     ),
     "turned sign": (
         "the KL grows by many nats per step and never slows down: the policy is rewarded for "
@@ -47,12 +50,13 @@ CLUES = {
         "that of the other runs."
     ),
     "EOS never trained": (
-        "three quarters of the responses in the first rollout are cut: the SFT model cannot "
+        "three quarters of the responses in the first batch are cut: the SFT model cannot "
         "stop. PPO slowly teaches it to stop."
     ),
     "equal scores": (
-        "the score is constant, so there is nothing to learn. The policy still moves, because "
-        "whitening also scales pure noise to variance 1."
+        "there is nothing to gain, since the score is constant. Responses hardly get shorter. The "
+        "targets hardly vary, so the value loss falls almost to 0. The policy still moves, to a KL "
+        "of about one nat, because whitening also scales pure noise to variance 1."
     ),
 }
 
@@ -77,8 +81,9 @@ def diagnosed(answers: dict[str, str]) -> str:
         answers: letter -> a key of CLUES, for example {"A": "healthy"}. Letters may be left out.
 
     Returns:
-        The number of right diagnoses, and for each wrong one what such a run looks like. If a
-        letter or a diagnosis is unknown, a message that names it.
+        The number of right diagnoses, and for each wrong one what such a run looks like. If all
+        five are right, the same for each run, as the reasons. If a letter or a diagnosis is
+        unknown, a message that names it.
     """
     names = _names()
     for letter, said in answers.items():
@@ -88,11 +93,15 @@ def diagnosed(answers: dict[str, str]) -> str:
                 f"{', '.join(names)}. The diagnoses are {', '.join(CLUES)}."
             )
     wrong = [letter for letter, said in answers.items() if said != names[letter]]
+    verdict = "is" if answers == names else "is not"
     lines = [
-        f"  {letter} is not '{answers[letter]}'. In such a run {CLUES[answers[letter]]}"
-        for letter in wrong
+        f"{letter} {verdict} '{answers[letter]}'. In such a run {CLUES[answers[letter]]}"
+        for letter in (names if answers == names else wrong)
     ]
-    return "\n".join([f"{len(answers) - len(wrong)} of {len(names)}.", *lines])
+    wrapped = (
+        textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="    ") for line in lines
+    )
+    return "\n".join([f"{len(answers) - len(wrong)} of {len(names)}.", *wrapped])
 
 
 def _names() -> dict[str, str]:

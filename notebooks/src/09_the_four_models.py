@@ -161,11 +161,13 @@ one[made].rename(columns={"kl": "log-ratio"}).round(2)
 # 4. No. The sum is −1.43: the log-ratios add up to 5.39 nats, so the KL penalty is 2.69.
 # </details>
 #
-# A good score is not enough. The actor has learned to write short praise, and finds this review
+# A good score is not enough. The actor finds this review
 # $e^{5.39}$ times, or 219 times, as likely as the reference does. The KL penalty takes back more than the
-# reward model gives. All seven advantages are negative: PPO makes this review less likely.
+# reward model gives: the sum of the rewards is −1.43, and the critic expected −0.52. All seven advantages
+# (before whitening, lesson 06) are negative. Taken alone, this review would become less likely.
 #
-# The **token microscope** shows all numbers of all four responses. Colour is the reward, or what you choose in the menu: blue is positive,
+# The **token microscope** shows all numbers of all four responses. Colour is the reward, or what you
+# choose in the menu: blue is positive,
 # orange negative.
 
 # %%
@@ -216,7 +218,7 @@ failed.round(2)
 # - *No reward model*: all seven are negative, and lower than before. Only the penalty is left. It pushes
 #   the actor back to the reference.
 # - *No critic*: the first four are negative, the last three positive. Now an advantage is what is still
-#   to come. From *tale* on that is mostly the score, and nobody says that it was expected anyway.
+#   to come. From *tale* on that is mostly the score, and no baseline is subtracted from it.
 # </details>
 
 # %% [markdown]
@@ -255,9 +257,10 @@ assert ((q - table.value) - table.td_error).abs().max() < 1e-3
 #    different pairs of neighbouring words.
 #
 # And compare with a method that needs no training. *Best-of-n* samples n responses from the SFT model
-# and keeps the one that the reward model likes best. It pays n samples for each answer. Choosing
-# among n makes a response at most n times as likely, so its KL is at most $\ln n$ nats. The table has a
-# better bound, $\ln n - (n-1)/n$.
+# and keeps the one that the reward model likes best. Choosing
+# among n makes a response at most n times as likely. So its log-ratio, and with it the KL, is at most
+# $\ln n$
+# nats. The table has a closer bound, $\ln n - (n-1)/n$, which we do not derive.
 #
 # The table has three recorded runs. Each has its own SFT model and reward model. Brackets: lowest and
 # highest run. The *proxy* is the reward model's score.
@@ -305,7 +308,7 @@ pd.DataFrame({"PPO minus": mean, "low": mean - half, "high": mean + half}).round
 # </details>
 #
 # So PPO gains about one gold point over SFT, at a KL of 2 nats. In each of the three runs it lies between
-# best-of-4 and best-of-16. Best-of-16 has more gold at a lower KL, at most 1.84 nats. What speaks for PPO
+# best-of-4 and best-of-16. Best-of-16 has about the same KL, at most 1.84 nats. What speaks for PPO
 # is the price of an answer: one sample instead of 16.
 
 # %% [markdown]
@@ -315,12 +318,12 @@ pd.DataFrame({"PPO minus": mean, "low": mean - half, "high": mean + half}).round
 # layer, which is random. We recorded PPO with both, 24 steps of 64 reviews: three runs from the SFT
 # model, six from the reward model.
 #
-# The table shows the critic's **explained variance** (lesson 05) in the batch of some steps, before
-# the update, as a mean over three seeds: 1 is perfect, 0 is as good as a constant.
+# The table shows the critic's **explained variance** (lesson 05) in the batch of some steps, before the
+# update, as a mean over three runs of each start: 1 is perfect, 0 is as good as a constant.
 #
-# The figure shows the gold score of the final policies. Zero is the mean of the six runs, and the grey
-# band is their range.  The bar is a 95 % interval of the difference of the two
-# means, for other seeds. Only the bar tells whether the start costs gold.
+# The figure shows the gold scores of the final policies, minus the mean of the six runs. The grey band is
+# the range of the six. The bar is a 95 % interval for the SFT start, for other seeds. Only the bar
+# tells whether the start costs gold.
 #
 # **Predict.** Which start is worse at step 0? After about how many steps is each of them above 0? And
 # does the worse start cost gold at the end?
@@ -348,14 +351,13 @@ show.differences(
 #
 # - *Reward model*: −0.29 at step 0, since it was never trained in the middle of a review. One step later
 #   it is above 0.
-# - *SFT model*: −9.37 at step 0. Its new layer is random: its outputs swing by whole points. It comes
+# - *SFT model*: −9.37 at step 0. Its errors have ten times the variance of its targets. It comes
 #   above 0 at step 6, and stays behind to the end.
 # - *Gold score*: with the SFT start it is 0.085 lower, with an interval from −0.17 to 0.002. It contains
-#   0, so this is no difference that three seeds can show.
+#   0, so you do not know whether there is a difference.
 # </details>
 #
-# So the start decides when the critic becomes useful. Whether it costs gold, these runs do not show: the
-# critic is bad in six of 24 steps only.
+# So the start decides when the critic becomes useful.
 
 # %% [markdown]
 # ## 7. A fooled reward model
@@ -388,18 +390,17 @@ show.curves(
 # - The *entropy* follows: it falls from 2.48 to 0.37 nats per token. The policy hardly chooses any more.
 # </details>
 #
-# Gold itself is no alarm. It falls from 3.07, but ends at 2.64, above the 1.45 of the healthy runs. A judge
-# that training has never seen is harder to fool, not impossible to fool.
+# Gold itself is no alarm. It falls from 3.07, but ends at 2.64, above the 1.45 of the healthy runs. So
+# this judge can be fooled, too.
 #
-# Variety can also be counted: on the 76 held-out films distinct-2 is 0.02 instead of 0.81. KL,
-# entropy and variety cost nothing to log. And always read samples.
+# Variety can also be counted: on the 76 held-out films distinct-2 is 0.02 instead of 0.81.
 
 # %% [markdown]
 # ## 8. Reading a log
 #
 # First ask *when* a curve goes wrong:
 #
-# - **At the start**, step 0: the fault is in what you start from, or in the rewards.
+# - **At the start**, step 0: the fault is in what you start from, or in the scale of the scores.
 # - **In the first updates**, as a jump: the updates are too large.
 # - **Later**, as a drift: the policy goes where the rewards send it, and you do not want it there.
 #
@@ -410,8 +411,9 @@ show.curves(
 # - *collapsed*: the learning rate is thirty times too high.
 #
 # *missing_eos* is the share of responses that were cut at 32 tokens. *clip_fraction* is the share of
-# tokens without a gradient because of PPO's clip. *clip_fraction* and *value_loss* are means over the
-# updates on a batch. So a large *clip_fraction* at step 0 already belongs to the first updates.
+# tokens without a gradient because of PPO's clip. For one step, *clip_fraction* and *value_loss* are
+# means over all updates on its batch. So at step 0 *clip_fraction* shows the first updates. Some axes
+# are stretched, so the table below repeats small numbers.
 
 # %%
 faulty = ["EOS never trained", "reward scale wrong", "collapsed"]
@@ -428,17 +430,18 @@ show.curves(
 # | when | what you see | likely fault | what to look at next |
 # |---|---|---|---|
 # | start | *missing_eos* is 77 % | the SFT model cannot stop | SFT data: is EOS there, and in the loss? |
-# | start | *value_loss* is 63, in healthy runs 0.7 (and the score ends at 61) | the scores are on the wrong scale | the SFT model's scores: their standard deviation should be 1 (lesson 08) |
-# | start | *explained_variance* is −9 (section 6) | the critic's last layer is random | the next steps: it should soon be positive |
-# | first updates | *clip_fraction* is 36 %, then *kl* is 27 nats | the updates are too large | the learning rate, and the entropy of the next steps |
-# | later | *entropy* is near 0, *explained_variance* is 0.99 | collapse: all responses are alike, so their values are easy to predict | samples for different prompts |
+# | start | *value_loss* is 63, in healthy runs 0.7 | the scores are on the wrong scale | the SFT model's scores: their standard deviation should be 1 (lesson 08) |
+# | start | *explained_variance* is −9 (section 6) | the critic's last layer is random, or its targets hardly vary | the scores: do they vary? And the next steps: it should soon be positive |
+# | first updates | *clip_fraction* is 36 %, then *kl* is 27 nats, in healthy runs 0.1 | the updates are too large | the learning rate, and the entropy of the next steps |
+# | later | at step 16, *entropy* is near 0 and *explained_variance* 0.99 | collapse: all responses are alike, so their values are easy to predict | samples for different prompts |
 # | later | *score* rises to the end, *kl* is in the tens (section 7) | the policy hacks the reward model | entropy, variety, samples |
 #
-# The fourth and the fifth row are one run: *collapsed* first jumps, then collapses.
+# The fourth and the fifth row are one run: *collapsed* first jumps, then collapses. From
+# step 17 on it jumps again, and its explained variance falls to 0.03.
 #
 # A symptom is not yet a fault. The KL of *reward scale wrong* also rises, to 16 nats, because a
 # penalty with $\beta = 0.5$ has little weight against such scores. So look at a second curve. Its first
-# value loss is 63. In the hacked runs of section 7 the first value loss is 0.7, as in healthy runs.
+# value loss is 63. In the hacked runs of section 7 it is 0.7, as in healthy runs.
 
 # %% [markdown]
 # ## What to remember
@@ -458,8 +461,10 @@ show.curves(
 
 # %% [markdown] tags=["exercise"]
 # **1. A critic that cannot read** *(medium, 15 minutes)*. Imagine a critic that sees a token's
-# position $t$, and nothing else. For each $t$ it says the mean of the critic's targets
-# $A_t + V(s_t)$ over the responses of the batch that have a token there. You get the `targets` and
+# position $t$, and nothing else. For each position it says one number, the same for all responses: the
+# mean of the critic's
+# targets $A_t + V(s_t)$ at this position. Responses without a token there do not count. You get the
+# `targets` and
 # the `mask`, (B, R) each. Return the explained variance of this critic over the real tokens of the
 # batch, one number. Suppose that the critic of your run has the same explained variance. What do
 # you conclude?
@@ -499,7 +504,8 @@ check.explained_by_position(explained_by_position)
 # **2. From four models to one number** *(medium, 25 minutes)*. You get what the four models say:
 # `scores` (B,), `old_logprobs`, `ref_logprobs` and `values`, (B, R) each, with `mask` and
 # `kl_coef`. Return the *whitened* advantages, (B, R), and 0 where the mask is false. Use
-# $\lambda = 0.95$ and no discount. Whitened means: subtract the mean over all real tokens of the
+# $\lambda = 0.95$ and no discount. Whitened means, as in lesson 06: subtract the mean over all real
+# tokens of the
 # batch, and divide by the standard deviation (the variance divides by the number of tokens).
 #
 # *Hint:* you have written the parts: `kl_shaped_rewards` (lesson 07) and `gae_advantages` (lesson
@@ -568,7 +574,8 @@ check.paired_standard_error(paired_standard_error)
 # exactly one response is good: *a*, then EOS. It has the score 1, all others 0. A right function
 # comes close to 1. Draw the curves of the function as it is. What is wrong in `score_rewards`? Mend it,
 # run the checker, and draw the curves again. Then explain the first curve: why does it stop just below
-# 1/3? (The policy starts with equal probabilities for the three words.)
+# 1/3? (The policy starts with equal probabilities for the three words.) The
+# solutions have the answer.
 #
 # *Hint:* write down `response_ids` of the good response (three tokens, EOS is 2), and what the function
 # returns for it. A response that was cut has no EOS.
@@ -652,7 +659,8 @@ show.lines(
 # Before you look, write down for each fault in which curves you expect it, and from which step on. Then
 # give each run its name, and note the curve that decided. Score, gold and explained variance are hidden,
 # because they would tell some of the runs at once. When you have decided, add them to `columns` and look
-# again. For a wrong answer you are told what such a run would look like. The second figure has the two
+# again. For a wrong answer you are told what such a run would look like. When all five are right,
+# you get the reasons. The second figure has the two
 # runs with large numbers.
 
 # %% tags=["shared"]
@@ -711,7 +719,8 @@ print(atlas.diagnosed(diagnoses))
 # Each function is checked first. Then the tour trains a reward model and PPO with your functions in
 # the place of the package's. (`group_advantages` and `dpo_loss` come in lessons 11 and 12. Until
 # then the package's are used.) The report is `out/tour/mine/report.html`. Run the tour without
-# `--mine` as well, and compare `ppo.jsonl` of both runs. (Each run takes five minutes on two free cores,
+# `--mine` as well, and compare `out/tour/ppo.jsonl` with `out/tour/mine/ppo.jsonl`. (Each run takes
+# five minutes on two free cores,
 # and much longer on a busy machine.) Are the numbers the same? Should they be? How near is near enough?
 #
 # <details><summary>What you should see</summary>
@@ -720,7 +729,7 @@ print(atlas.diagnosed(diagnoses))
 # Training and sampling make such a difference grow: after some steps one token is another one, and from
 # there on the responses differ. So the first two or three steps should agree to about three digits. If
 # step 0 already differs more, look for an error in your functions. The last steps may differ as two seeds
-# do. In lesson 06 the final gold scores of three seeds go from 1.26 to 1.40.
+# do. In three recorded tours the `gold` of PPO's last step goes from 1.21 to 1.34.
 # </details>
 
 # %% [markdown]
@@ -773,8 +782,8 @@ print(atlas.diagnosed(diagnoses))
 #
 # ## The twelve questions again
 #
-# You answered them in lesson 00. The first cell asks them, the second takes your letters and gives
-# reasons.
+# You answered them in lesson 00. The first cell asks them, the second takes your letters and says what
+# is wrong with each wrong one.
 
 # %% tags=["exercise"]
 Questions()
@@ -813,17 +822,28 @@ print(graded(my_answers, explain=True))
 # keep the policies and ask about other films. The *bootstrap* draws 76 of the differences per film with
 # replacement, 2,000 times, and takes the middle 95 % of their means. PPO minus best-of-4 then goes
 # from 0.16 to 0.32, and PPO minus best-of-16 from −0.35 to −0.11. Neither contains 0, but neither
-# says anything about another run. An interval for other films *and* other runs goes from −0.45 to −0.01
-# for best-of-16. It excludes 0, and that of section 5 does not. Three runs do not decide it. (Pairing the films hardly helps here: without it the standard errors
-# would be at most 1.06 times as large.)
+# says anything about another run.
+#
+# An interval for other films *and* other runs goes from −0.45 to −0.01 for best-of-16. It is narrower than
+# that of section 5, although more may change. The reason is its factor, 3.27 standard errors instead of
+# 4.30: it estimates a part of the scatter from 76 films, and not from three runs. With the factor 4.30 it
+# would go from −0.52 to 0.06, and contain 0. So the answer depends on the method: three runs do not decide
+# whether best-of-16 is better.
+#
+# **Pairing.** The second rule of section 5 gains little in this comparison. A film that is easier for PPO is hardly
+# easier for best-of-n. So without pairing the standard errors would be at most 1.06 times as large.
 #
 # **Curves that do not warn.** At the end of the runs without the KL penalty the explained variance is
 # 0.76, with it 0.68. So this curve does not give a hacked run away. Gold does not give
 # *reward scale wrong* away either: on the held-out films it is 2.87, twice that of the healthy runs. But
 # distinct-2 is 0.10 instead of 0.81.
 #
-# **Not explained.** In section 8 the explained variance of *reward scale wrong* falls after a few
-# steps. The record does not tell why.
+# **Not explained.** In section 8 the explained variance of *reward scale wrong* starts at 0.19, and in
+# healthy runs at −0.29. It rises to 0.46, and then falls to 0.03. The record does not tell why.
+#
+# **The first value loss.** With scores twenty times as large you may expect squared errors 400 times as large, so a
+# first value loss of about 280. But this critic still has the old unit, so beside such targets it says
+# almost 0. A critic that always says 0 would have a first value loss of 71.
 #
 # **What the libraries do.** TRL lets you name the model from which the critic starts.
 # DeepSpeed-Chat takes the reward model. OpenRLHF takes the reward model if you name none. verl has

@@ -24,14 +24,17 @@ def test_the_runs_are_shown_without_their_names_and_each_once():
     )
 
 
-def test_right_diagnoses_pass_and_a_wrong_one_is_told_what_such_a_run_looks_like():
-    assert atlas.diagnosed(KEY) == "5 of 5."
+def test_right_diagnoses_get_the_reasons_and_a_wrong_one_is_told_what_such_a_run_looks_like():
+    reasons = [f"{x} is '{name}'. In such a run {atlas.CLUES[name]}" for x, name in KEY.items()]
+    for order in (KEY, dict(reversed(KEY.items()))):
+        assert " ".join(atlas.diagnosed(order).split()) == " ".join(["5 of 5.", *reasons])
+    assert max(map(len, atlas.diagnosed(KEY).splitlines())) <= 100
+    first = dict([next(iter(KEY.items()))])
+    assert atlas.diagnosed(first) == "1 of 5."
     for letter, name in KEY.items():
         for said in set(atlas.CLUES) - {name}:
-            answer = atlas.diagnosed(KEY | {letter: said})
-            assert (
-                answer == f"4 of 5.\n  {letter} is not '{said}'. In such a run {atlas.CLUES[said]}"
-            )
+            answer = " ".join(atlas.diagnosed(KEY | {letter: said}).split())
+            assert answer == f"4 of 5. {letter} is not '{said}'. In such a run {atlas.CLUES[said]}"
             assert atlas.CLUES[name] not in answer
     assert atlas.diagnosed({}) == "0 of 5."
 
@@ -61,6 +64,9 @@ def test_every_clue_is_true_of_the_record():
         and healthy[-1]["gold"] - healthy[0]["gold"] > 0.6
     )
     assert max(column("healthy", "kl")) < 3 and healthy[-1]["explained_variance"] > 0.6
+    assert healthy[-1]["value_loss"] < healthy[0]["value_loss"] / 5
+    dead = column("dead critic", "value_loss")
+    assert 0.22 < dead[0] / healthy[0]["value_loss"] < 0.28 and min(dead[1:]) > 1.4 * dead[0]
     assert (
         column("hacked", "kl")[-1] > 60
         and max(column("hacked", "gold")) > column("hacked", "gold")[-1] + 0.5
@@ -98,4 +104,6 @@ def test_every_clue_is_true_of_the_record():
     )
     assert all(column(name, "missing_eos")[0] < 0.1 for name in others["EOS never trained"])
     flat = logs["whitening at the optimum"]
-    assert {row["score"] for row in flat} == {1.0} and max(row["kl"] for row in flat) > 0.5
+    assert {row["score"] for row in flat} == {1.0} and 1 < max(row["kl"] for row in flat) < 1.2
+    assert flat[-1]["value_loss"] < 0.05 < 0.4 * healthy[-1]["value_loss"] + 0.05
+    assert min(row["length"] for row in flat) > 0.75 * flat[0]["length"]

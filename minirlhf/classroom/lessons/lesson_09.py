@@ -91,6 +91,9 @@ explained_by_position = Exercise(
 
 def _batch_case(g):
     mask = _mask(g)
+    mask[1] = (
+        True  # with padding in the first row only, and full here, the last column is told apart
+    )
     old, ref = -0.5 - 2 * torch.rand(2, 3, 4, generator=g)
     values = torch.randn(3, 4, generator=g)
     old, ref, values = (torch.where(mask, x, torch.nan) for x in (old, ref, values))
@@ -108,6 +111,27 @@ def _advantages(scores, old, ref, values, mask, kl_coef, *, lam=0.95, whiten=Tru
     rewards = kl_shaped_rewards(scores, old, ref, mask, kl_coef=kl_coef)
     advantages, _ = gae(rewards, values, mask, gamma=1.0, lam=lam)
     return masked_whiten(advantages, mask) if whiten else advantages
+
+
+def _elsewhere(place, *, over_padding=False):
+    """A wrong answer: the score is added to the tokens that `place(scores, mask)` gives."""
+
+    def wrong(scores, old, ref, values, mask, kl_coef):
+        rewards = kl_shaped_rewards(0 * scores, old, ref, mask, kl_coef=kl_coef)
+        rewards = rewards + place(scores, mask)
+        seen = torch.ones_like(mask) if over_padding else mask
+        advantages, _ = gae(rewards, torch.where(mask, values, 0.0), seen, gamma=1.0, lam=0.95)
+        return masked_whiten(torch.where(mask, advantages, 0.0), mask)
+
+    return wrong
+
+
+def _in_the_last_column(scores, mask):
+    return torch.nn.functional.pad(scores[:, None], (mask.shape[1] - 1, 0))
+
+
+def _on_every_token(scores, mask):
+    return torch.where(mask, scores[:, None], 0.0)
 
 
 def _whitened_with_padding(s, o, r, v, m, k):
@@ -143,6 +167,14 @@ four_models = Exercise(
         "the score is missing. It belongs to the last real token.": lambda s, *x: _advantages(
             0 * s, *x
         ),
+        "the score is in the last column. For a response that ended earlier this is padding, and "
+        "the score is lost. Put it on the last real token.": _elsewhere(_in_the_last_column),
+        "the score is in the last column, and is carried back over padding with a weight of 0.95 "
+        "per position. Put it on the last real token, and carry nothing over padding.": _elsewhere(
+            _in_the_last_column, over_padding=True
+        ),
+        "every token gets the score. Only the last real token gets it: else the response is "
+        "rewarded once for each of its tokens.": _elsewhere(_on_every_token),
         "the KL penalty has the wrong sign: the policy "
         "is rewarded for leaving the reference.": lambda s, o, r, v, m, k: _advantages(
             s, r, o, v, m, k
