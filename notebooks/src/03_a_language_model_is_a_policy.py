@@ -289,7 +289,7 @@ show.bars(chances, label="probability of the first token")
 # give the same tokens other probabilities. RL needs the probabilities of the policy that has sampled.
 # Our models sample at 0.7. So every log-probability that RL uses must be computed at 0.7, too. A
 # check: sample, and compute the log-probabilities again. At 0.7 they are the same as when the token
-# was drawn. At 1 the log-probability of some token is off by more than 0.5.
+# was drawn. At 1 the largest difference is more than 0.5.
 
 # %%
 prompts = tasks.reviews.eval_prompts("test")[:8]  # films that no training has seen
@@ -392,11 +392,12 @@ show.lines(surprise, position, xlabel="position in the review", ylabel="surprise
 #
 # The gain is largest at the first token: the surprise falls from 5.4 to 3.9 nats. From the fifth
 # token on the two curves are close. Over all tokens it falls from 4.44 to 4.28 nats. SFT has taught
-# the *format*: after a title, a review begins. It has hardly changed the language.
+# the *format*: after a title, a review begins. It has hardly changed the language:
+# the base model had read these reviews.
 # </details>
 #
 # The surprise of a token says nothing about what the models write by themselves. So let us read.
-# Both get the same titles, at the temperature 0.7:
+# Both get the same titles, at temperature 0.7:
 
 # %%
 written = pd.DataFrame(index=[prompt.strip() for prompt in prompts])
@@ -497,7 +498,7 @@ print("loss, nats per response:", round(loss.item(), 3))
 # **1. V and Q from samples** *(medium, 20 minutes)*. For a language model nobody can list all
 # responses. But we can sample. `ids` (N, R) are the words of N sampled responses. `rewards` (N, R)
 # has the reward of each of these words. Here any word can have a reward, not only the last one.
-# Padding has the reward 0. `prefix` (t,) are the numbers of t words; t can be 0. `word` is a number.
+# Padding has the reward 0. `prefix` (t,) are the ids of t words; t can be 0. `word` is an id.
 # Estimate $V$ of the prefix, and $Q$ of the word after the prefix. Return both as a tensor of the
 # shape (2,).
 #
