@@ -384,7 +384,7 @@ show.texts(experiments.samples(both, ["SFT", "PPO"]))
 run = experiments.results("microscope")
 last = run[(run.source == "fresh") & (run.step == 24)]
 columns = ["text", "prompt", "position", "token", "alternatives", "ref_alternatives"]
-columns += ["score", "value", "old_logprob", "ref_logprob", "kl"]  # kl: log-ratio
+columns += ["score", "value", "logprob", "ref_logprob", "kl"]  # kl: log-ratio
 show.microscope(last[columns], "kl", text="all")
 
 # %% [markdown]
