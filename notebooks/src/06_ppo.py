@@ -51,9 +51,6 @@ from minirlhf.classroom import FAST, check
 # The **advantage** $A_t$ (lesson 05) says how much better the token was than what $\pi_{\text{old}}$ would write there
 # on average. It is positive for a good token and negative for a bad one. Nobody knows it, so PPO uses an
 # estimate. Lesson 05 marks estimates with a hat, $\hat A_t$ and $\hat V$. From here on we leave out the hat.
-#
-# PPO uses the ratio twice: as a weight, which corrects for the changed policy (section 2), and to see when a
-# token has moved far enough (section 3).
 
 # %% [markdown]
 # ## 2. Why the ratio, and why stay close?
@@ -82,28 +79,30 @@ from minirlhf.classroom import FAST, check
 # | *good* after *not* | 0.5 | 0.6 | 1.2 | 0.2 · 1.2 = 0.24 |
 #
 # The new policy writes *not* less often, so it comes to this *good* less often. In 100 responses the old policy
-# writes *not good* 25 times, and the new one 6 times. But with the weight 1.2 the 25 count as 30, five times the 6.
+# writes *not good* 25 times, and the new one 6 times. But with the weight 1.2, these 25 count as 30. That is
+# five times too many.
 #
-# (The product of the ratios so far would be the right weight, but it is very noisy: see "Going further".)
+# (The product of the ratios so far would be right, but it is very noisy: see "Going further".)
 #
 # The **true score** of a policy is the mean score over all responses that it could write. How much has it risen since the
 # batch was sampled? **PPO's estimate** of this gain is the mean of $\sum_t \rho_t A_t$ over the batch.
 #
-# **The estimate's error is small near the old policy.** Change the policy in one direction, by the size $x$. At
-# $x = 0$ it is still the old policy:
+# **The estimate's error is small near the old policy.** Suppose that the batch is large and the advantages are exact.
+# Change the policy in one direction, by the size $x$. At $x = 0$ it is still the old policy:
 #
 # - *The true gain* is 0, because nothing has changed.
-# - *PPO's estimate* is 0, too, if the batch is large: the mean of the advantages is 0.
-# - *Both have the same slope* $g$ there (lesson 04).
+# - *PPO's estimate* is 0, too, because the mean of exact advantages is 0.
+# - *Both have the same slope* $g$: at $\rho = 1$ the gradient of $\rho A$ is $A \nabla \log \pi$. Summed
+#   over a response, its mean is the policy gradient of lesson 04: the slope of the true score.
 #
 # So for a small $x$ the gain is about $g x + a x^2$, and the estimate about $g x + b x^2$, with two numbers $a$ and $b$.
 # Their difference is $(b - a)\,x^2$: the error grows with the *square* of the change.
 #
-# An example: let *good* after *not* have the advantage +1, and every other word −1. PPO's
-# estimate multiplies the mean advantage by how often the *old* policy writes *not*, because that policy sampled the batch.
-# The true gain multiplies it by how often the *new* one does:
+# An example: after *not*, let *good* have the advantage +1, and every other word −1. All other advantages are 0, that
+# of *not* itself, too. PPO's estimate multiplies the mean advantage after *not* by how often the *old* policy writes
+# *not*, because that policy sampled the batch. The true gain multiplies it by how often the *new* policy writes *not*:
 #
-# | change | mean advantage, new policy | PPO's estimate | true gain | error |
+# | change | mean advantage after *not*, new policy | PPO's estimate | true gain | error |
 # |---|---|---|---|---|
 # | as above | 0.6 − 0.4 = 0.2 | 0.5 · 0.2 = 0.1 | 0.1 · 0.2 = 0.02 | 0.08 |
 # | ten times smaller | 0.51 − 0.49 = 0.02 | 0.5 · 0.02 = 0.01 | 0.46 · 0.02 = 0.0092 | 0.0008 |
@@ -151,8 +150,7 @@ show.clip(eps=0.2)
 # </details>
 #
 # Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient. A token that loses its gradient in this way
-# is called **clipped**. The **clip fraction** is the share of tokens that are clipped in this sense: outside the range
-# *and* without a gradient.
+# is called **clipped**. The **clip fraction** is the share of clipped tokens.
 #
 # The clip does not hold a token at 1.2. It only stops the pushing, once the token is beyond. All tokens share the
 # policy's weights, so the updates of other tokens can still move it on.
@@ -215,7 +213,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 #
 # The payment is called the **KL penalty** (KL: Kullback–Leibler), and $\beta$ is the **KL coefficient**. We use 0.5.
 # The difference in brackets is the **log-ratio** of the token. The penalty is part of the reward, not a term of the loss.
-# So GAE passes the penalty of a token on to the tokens before it.
+# So it is computed once, with the policy that sampled. And GAE passes the penalty of a token on to the tokens before it.
 #
 # Do not mix up the two ratios. The log-ratio compares with the reference. The importance ratio compares with
 # $\pi_{\text{old}}$, and starts at 1 in each batch.
@@ -264,7 +262,7 @@ def ppo_step(titles):
         # 2. Ask the three other models.
         scores = score(batch)  # (B,) one number per response
         ref_logprobs = models.policy_logprobs(reference, batch, temperature=0.7)
-        values = models.response_values(critic, batch)
+        values = models.response_values(critic, batch)  # read one position to the left
         # 3. Rewards: the KL penalty on every token, the score on the last one.
         token_rewards = core.kl_shaped_rewards(
             scores, batch.old_logprobs, ref_logprobs, mask, kl_coef=0.5
@@ -313,11 +311,10 @@ def ppo_step(titles):
 # Some lines need a word:
 #
 # - `response_mask` is true at real tokens and false at padding. `real` is that of the minibatch, and
-#   `core.aggregate` takes the mean over these tokens. (Lesson 04 summed over each response. For one batch, this
-#   only changes the gradient's length.)
+#   `core.aggregate` takes the mean over these tokens.
+# - `policy_logprobs` and `response_values` read a model's output one position to the left of each token (lessons 03 and
+#   05): for the first token, at the last token of the prompt.
 # - `temperature=0.7` stands wherever log-probabilities are computed, because the tokens were sampled at 0.7.
-# - Under `torch.no_grad()` the rewards and advantages are constants. Only the two losses have gradients.
-# - `with_columns` adds tensors to the batch. Then `batch.select(rows)` takes the rows of a minibatch from all of them.
 #
 # The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig.plain` switches the extras off. With
 # the same seed, three training steps then leave exactly the same weights. The cell takes about a minute:
@@ -336,12 +333,16 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
+# The mean scores, about 0.1, 0.3 and 0.1, show no learning yet. Single scores have a standard deviation of about 1, so
+# the mean of 64 differs by about 1/8 by chance. A small gain is not visible behind this. Section 6
+# makes 24 training steps, most at a higher learning rate.
+#
 # ## 5. One token, all the way
 #
 # What does a training step do with a single token? The last digits of your own numbers may differ. So we read a
 # *recorded* batch: the third one of this run. Responses are numbered from 0, updates from 1. Response 1
-# begins *A moving portrait*. Here are these three tokens before update 1. (The column `updates` counts the updates
-# that this batch has had so far: `0` is before update 1.)
+# begins *A moving portrait*. Here are these three tokens before update 1. (The column `updates` counts
+# those so far: `0` is before update 1.)
 
 # %%
 names = {"step": "updates", "kl": "log-ratio", "return": "target"}  # as we call them
@@ -367,11 +368,6 @@ before[columns].head(3).round(3)
 #
 # This response is first used in update 2. Update 1 has changed the actor, so the ratio is not 1. The log-probability
 # −3.991 is that of `recorded[(recorded.text == 1) & (recorded.updates == 1)]`, in the column `logprob`.
-#
-# One of the tokens that update 4 uses is clipped: *the* at position 12 of response 0, with the advantage 0.2187 and
-# the ratio 1.209. Its loss is −1.2 · 0.2187 = −0.2624, whatever its exact ratio. So its gradient is 0. To see its row,
-# run `recorded[recorded.clipped & recorded.used & (recorded.updates == 3)].T`. (`used` is true if the next update uses
-# the token's response.)
 
 # %% [markdown]
 # ## 6. What a run looks like
@@ -415,7 +411,7 @@ tour = experiments.results("tour")
 show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 
 # %% [markdown]
-# These three reviews of PPO all praise. On average PPO's reviews are shorter.
+# These three reviews of PPO all praise. On average PPO's reviews are shorter: 14.5 tokens instead of 19.0.
 
 # %% [markdown]
 # ## 7. When does the clip matter?
@@ -436,27 +432,34 @@ show.curves(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The green runs, with eight epochs and no clip, collapse:
+# The green runs, with eight epochs and no clip, **collapse**: they write nearly the same review for many films.
+# For its first three test films, one run writes *A very funny movie.* Of 500 pairs of neighbouring words, 27 % are
+# different (blue 79 %, orange 67 %).
 #
 # - The KL jumps above 10 nats.
-# - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1. For its first three test films, one
-#   run writes the same review: *A very funny movie.*
+# - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1.
 # - Score and gold fall back in between. At the end both look fine again.
 # - The clip fraction is near 0 ("no clip" is a very wide range).
 #
-# With the clip (orange), eight epochs do not collapse.
+# With the clip (orange), eight epochs do not collapse. But these runs, too, show warnings: their responses shrink from 20
+# to 10 tokens, and the clip fraction reaches 42 %.
 # </details>
 #
 # **What is the clip good for?** Three results:
 #
 # - *Language model, eight epochs:* the clip decides. Without it the runs collapse.
 # - *Language model, the usual two epochs:* we found no clear difference in gold.
-# - *Small world, 60 updates on a batch of 4* ("Going further"): we tried 40 batches. In 38 of them the true score rises
-#   more without the clip, on average by 0.82 instead of 0.12. But in 2 of the 40 it ends *below* its start without the
-#   clip, and the clip prevents most of this damage.
+# - *Small world, 60 updates on a batch of 4* ("Going further"): on 38 of 40 batches the true score rises
+#   more without the clip. On the other 2 it ends *below* its start without the clip, and the clip prevents most of this
+#   damage. This compares equal numbers of updates, not equal distances: without the clip, the policy moves further on
+#   every batch.
 #
-# So the clip is like an insurance. In the small world it costs a part of the gain on most batches. In return it limits the
-# damage when the updates on one batch go too far.
+# So the clip is like an insurance. It limits the damage when the updates on one batch go too far. But it also stops updates
+# that would have helped.
+#
+# **Do more epochs pay?** With the clip, eight epochs end with more gold than two: 1.76 against 1.36. But they also go
+# further from the reference, to a KL of 4.2 against 1.8. *Two* epochs with the KL coefficient 0.25 instead of 0.5 go as far,
+# to 4.1, and have more gold still: 2.01. So the distance helped, not the reuse. Compare runs at equal KL.
 #
 # ## 8. Reading your own run
 #
@@ -477,8 +480,8 @@ show.curves(
 # - PPO reuses a batch. The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for the change since it was
 #   sampled. At $\rho_t = 1$ PPO is REINFORCE with a critic.
 # - The clip takes the gradient from tokens that have moved far enough in the right direction. It matters when a
-#   batch is reused often: it limits the damage, and can cost gain. With two epochs we saw no clear difference in
-#   gold.
+#   batch is reused often: it limits the damage, and can cost gain. More epochs also
+#   go further: compare runs at equal KL.
 # - One training step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
 # - The score does not show every damage. Watch KL, length and entropy, too, and read samples.
 #
@@ -802,10 +805,15 @@ show.microscope(after[place + measures], "ratio", text="all")
 # | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after. A clipped token moves on, although update 4 does not even use its response |
 # | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped. It has moved in the wrong direction, so it keeps its gradient and can come back |
 #
+# One of the tokens that update 4 uses is clipped: *the* at position 12 of response 0, with the advantage 0.2187 and
+# the ratio 1.209. Its loss is −1.2 · 0.2187 = −0.2624, whatever its exact ratio. So its gradient is 0. To see
+# its row, run `recorded[recorded.clipped & recorded.used & (recorded.updates == 3)].T`. (`used` is true if the next
+# update uses the token's response.)
+#
 # **Why *er* moves on.** We repeated this training step with one change each.
 #
-# - *Momentum:* with the gradient of update 4 set to 0, the log-probability of *er* falls just as far in this update: by
-#   0.16 instead of 0.15.
+# - *Momentum* (question 2): with the gradient of update 4 set to 0, the log-probability of *er* falls
+#   just as far in this update: by 0.16 instead of 0.15.
 # - *Other tokens:* with the advantage of *er* set to 0 in all four updates, it still falls by 0.05. So about a third of
 #   the fall comes from other tokens, through the shared weights.
 #
@@ -873,7 +881,7 @@ show.lines(curves, xlabel="updates on one batch", ylabel="change", reference=0)
 # - **Stopping early** is better than the clip here. After three updates without it, the mean is +0.29, and the worst
 #   of the 40 batches +0.02. But PPO does not see when to stop: it sees only its estimate.
 #
-# **Epochs or distance?** After the training, we measured gold on four responses to each of the 76 test films of
+# **More of the runs of section 7.** After the training, we measured gold on four responses to each of the 76 test films of
 # section 6. The table has its mean and its range over three seeds, and the means of KL and length. The last row has two
 # epochs and the KL coefficient 0.25 instead of 0.5.
 
@@ -885,9 +893,7 @@ final[["KL", "length"]] = runs.groupby("variant")[["kl", "length"]].mean()
 final.loc[settings].round(2)
 
 # %% [markdown]
-# - Eight epochs *with* the clip have more gold than two (*as it is*), and go further from the reference. Which
-#   helped, the epochs or the distance? Compare at equal KL. *Two* epochs with the coefficient 0.25 have
-#   the KL 4.1 instead of 4.2, and more gold: 2.01 against 1.76. So going further helped, not the extra epochs.
+# - The coefficient 0.25 with two epochs has more gold than eight epochs on each of the three seeds.
 # - *Without* the clip, eight epochs go further still, and gain almost nothing over two: they collapsed.
 # - With two epochs, the gold of *as it is* and *no clip* is nearly the same. The KL is higher without the clip.
 # - Eight epochs with the clip reach a clip fraction of 42 % at their peak, in training step 4, and still have a high gold.
@@ -897,25 +903,26 @@ final.loc[settings].round(2)
 # The policy gives them 0.4 and 0.6, the reference 0.2 and 0.8. Then the mean log-ratio is
 # 0.4 ln 2 + 0.6 ln 0.75 = 0.277 − 0.173 = 0.10.
 #
-# **Where the estimate errs.** The right weight of a token is the product of the ratios so far. With it and with exact
-# advantages, PPO's estimate would be right on average, however far the policy has moved. But it would be very noisy: a
-# product of many ratios is often far from 1, so a few responses with a large product dominate the mean. So PPO takes
+# **Where the estimate errs.** The right weight of a token is the product of the ratios so far. With this product and
+# with exact advantages, PPO's estimate would be right on average, however far the policy has moved. But it would be
+# very noisy: a product of many ratios is often far from 1, so a few responses with a large product dominate the mean. So PPO takes
 # the single ratio (section 2). And its advantages are estimates, because the critic errs. Lesson 11b explains a method that takes one ratio for the whole response (GSPO).
 #
 # **What `train_ppo` adds to the loop of section 4:**
 #
 # - *A clip for the critic.* With $T$ for the target and $c = 0.5$,
 #   $L^V = \tfrac12 \max\big((V - T)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - T)^2\big)$.
-#   A value that has moved by more than $c$ towards its target gets no gradient. In our runs the critic learns
-#   as well without it.
-# - *Whitening.* In our runs the gold is about the same without it. The scale of the advantages has no effect here,
+#   A value that has moved by more than $c$ towards its target gets no gradient. Without it, the explained
+#   variance in the last training step is 0.63 instead of 0.65.
+# - *Whitening.* Without it, the gold is 1.35 instead of 1.36. The scale of the advantages has no effect here,
 #   because all gradients of the actor are longer than 1 and are shortened to 1.
 # - *A penalty for a missing EOS.* A response that is cut off at `max_new_tokens` has no end. Its score is lowered by 1.
 # - *Micro-batches.* A minibatch that is too large for the memory is split, and the gradients of its parts are
 #   added up. Divide the losses of each part by the number of tokens of the *whole* minibatch.
 # - *A learning-rate schedule.* The clip fraction follows it. In training step 19 of section 6 the rate is 2e-5, as in
-#   section 4. There the clip fraction is 0.5 %, as in the third training step of section 4. (In the very first training
-#   step it is 6 % in both. Our optimiser, AdamW, moves each weight by the full rate in its first update.)
+#   section 4. The clip fraction of this step is 0.5 %, as in the third training step of section 4. (In the very first
+#   training step it is 6 %, in section 4 and in section 6: our optimiser, AdamW, moves each weight by the full rate in
+#   its first update.)
 # - *A warm-up of the critic* (`critic_warmup`) trains it alone first. It is off. The critic learns fast beside the
 #   actor: in the runs of section 6 its explained variance is 0.42 after one training step.
 #
