@@ -256,8 +256,19 @@ def test_all_of_the_gradient_with_less_noise(world, walk):
     noise = {name: noise_of(world, walk[9], each) for name, each in ways.items()}
     torch.testing.assert_close(ways["k1 in the reward"], ways["k2 and later k1"])
     assert noise["exact and later exact"] == pytest.approx(noise["k1 in the reward"] / 3, rel=0.15)
-    # the past of a token adds a bit of noise
-    assert 1.1 < (noise["k2 of the whole response"] / noise["k1 in the reward"]) ** 0.5 < 1.2
+
+
+@pytest.fixture(scope="module")
+def added_noise(world, walk):
+    """k2 of the whole response against k1 in the reward: by how much the gradient's standard
+    deviation is larger, for each policy of the walk."""
+    ratios = []
+    for logits in walk:
+        parts = placed(world, logits)
+        ways = (parts["k2", "whole"], parts["k1", "reward"])
+        whole, reward = (noise_of(world, logits, each) for each in ways)
+        ratios.append((whole / reward) ** 0.5 - 1)
+    return ratios
 
 
 def test_the_exact_kl_in_the_loss_lacks_the_later_tokens_too(world, walk):
@@ -318,15 +329,21 @@ def test_only_k1_in_the_reward_reaches_the_best_objective(world, ends):
     assert all(ends[key][1] < best - 0.03 for key in (("k2", "token"), ("k3", "token")))
 
 
-@pytest.mark.parametrize(("seed", "name"), [(1, "k2"), (5, "k3")])
-def test_in_other_worlds_the_penalties_by_token_miss_on_the_other_side(seed, name):
+@pytest.fixture(scope="module")
+def other_worlds():
+    """The KL of k1 in the reward, and of k2 and k3 token by token, after training: (worlds, 3)."""
+    keys, rows = (("k1", "reward"), ("k2", "token"), ("k3", "token")), []
+    for seed in range(30):
+        one = core.World.random(3, 3, seed=seed)
+        rows.append([one.kl(trained(one, key)[-1], one.ref_logits).item() for key in keys])
+    return torch.tensor(rows)
+
+
+def test_in_other_worlds_the_penalties_by_token_can_miss_on_the_other_side(other_worlds):
     """In the lesson's world k2 is too weak and k3 too strong."""
-    world = core.World.random(3, 3, seed=seed)
-    ends = [trained(world, key)[-1] for key in ((name, "token"), ("k1", "reward"))]
-    found, right, best = (
-        world.kl(x, world.ref_logits) for x in (*ends, world.gibbs_logits(beta=0.5))
-    )
-    assert found < right < best if name == "k2" else found > best + 0.1
+    reward, k2, k3 = other_worlds.T
+    assert (k2 < reward).any() and (k3 > reward).any()
+    assert k2[0] > reward[0] > k3[0]
 
 
 # ---- a real policy
@@ -646,6 +663,8 @@ def test_the_numbers_of_lesson_07(
     walk,
     cosines,
     ends,
+    added_noise,
+    other_worlds,
     runs,
     history,
     microscope,
@@ -658,6 +677,7 @@ def test_the_numbers_of_lesson_07(
         values(said, three, world, walk)
         by_hand(said, three)
         gradients(said, world, walk, cosines, ends)
+        more_gradients(said, added_noise, other_worlds)
         recorded(said, runs, history)
         controller(said, runs, history)
         exercises(said, world, wrong_ends)
@@ -835,8 +855,22 @@ def gradients(said, world, walk, cosines, ends):
     torch.testing.assert_close(core.k1(ratio, zero, mask), ratio)
     said("| log-ratio $\\ell_t$ |", *own)
     said("token by token: its own log-ratio |", *own)
+    third = ratio.clone().requires_grad_(True)
+    core.k3(third, zero, mask).sum().backward()
+    torch.testing.assert_close(third.grad, 1 - (-ratio).exp())
+    said("token by token: $1 - e^{-\\ell_t}$", *third.grad[0].tolist())
     said("its own and the later ones |", *returns)
     said("whole response: all of them |", *[ratio.sum().item()] * 3)
+
+
+def more_gradients(said, added_noise, other_worlds):
+    noise = min(added_noise), max(added_noise)
+    said("with more noise (by", 100 * noise[0], noise[1])
+    said("The standard deviation of the gradient is larger by", 100 * noise[0], noise[1])
+    reward, k2, k3 = other_worlds.T
+    seeds = len(other_worlds)
+    said("We repeated the training of section 7 in", seeds, 0, seeds - 1, (k2 > reward).sum())
+    said("ends with a lower KL in", (k3 < reward).sum())
 
 
 def recorded(said, runs, history):
