@@ -37,8 +37,8 @@ torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
 # %% [markdown]
 # ## 1. The idea: a judgement of every token
 #
-# Direct preference optimisation (DPO) gets one label for a pair of whole responses. But its policy
-# has a probability for every *token*. So every token has its own **implicit reward**
+# Direct preference optimisation (DPO) gets one label for a pair of whole responses. But in its policy
+# every *token* has its own **implicit reward**
 # $\beta \log \frac{\pi(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)}$ ($\log$ is the natural
 # logarithm). What does it mean? **At DPO's optimum it is an advantage:**
 #
@@ -51,16 +51,16 @@ torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
 # - $\pi^*$ is the best policy: the one with the highest expected reward minus KL penalty.
 # - $V^*(s_t)$ is what $\pi^*$ still expects to get from this prefix on: reward minus KL penalties.
 # - $Q^*(s_t, y_t)$ is what it expects to get *after* the next token, if that is $y_t$. If $y_t$ ends
-#   the response, $Q^*$ is the reward. The KL penalty of $y_t$ itself is never in $Q^*$.
+#   the response, $Q^*$ is the reward. The KL penalty of $y_t$ itself is not in $Q^*$, unlike in
+#   lesson 06.
 #
 # In words: $V^*$ is a kind of mean of the $Q^*$ at a prefix, and a token is positive if its $Q^*$ is
-# above it.
+# above it. **One difference from lesson 05:** there, the advantages at a prefix have the mean 0 under
+# the policy. The mean of $Q^* - V^*$ under $\pi^*$ is the expected KL penalty of the next token.
 #
 # A function that gives $Q$ for each token at each prefix is a **Q-function**. The equation gives
-# $Q^*$, but for one unknown number at each prefix, $V^*(s_t)$. Section 3 finds these numbers, too.
+# $Q^*$ except for one unknown number at each prefix, $V^*(s_t)$. Section 3 finds these numbers, too.
 # Then the policy is *secretly a Q-function* (Rafailov et al. 2024).
-#
-# Sections 2 to 5 prove the equation, and sections 6 and 7 test a real run.
 
 # %% [markdown]
 # ## 2. Soft values, on a tree of two tokens
@@ -73,18 +73,17 @@ torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
 # | reward $r$ | 2 | 1 | 0 |
 #
 # In the reference both tokens have the probability 1/2 at each prefix. We choose $\beta = 1 / \log 2$
-# = 1.44. Then $e^{r/\beta} = 2^r$, and $\beta \log$ is $\log_2$. So powers of two are enough.
+# = 1.44. Then $e^{r/\beta} = 2^r$, and $\beta \log$ is $\log_2$.
 #
-# **One prefix.** Start with the last prefixes, and suppose that $Q^*(s_t, y_t)$ is known for each token
-# $y_t$ that may come next. Which $\pi(y_t \mid s_t)$ is best? Each token also pays its KL penalty, as in
+# **One prefix.** Start with the last prefixes, and suppose that $Q^*(s_t, y_t)$ is known for each next
+# token $y_t$. Which $\pi(y_t \mid s_t)$ is best? Each token also pays its KL penalty, as in
 # lesson 06. So we maximise
 #
 # $$ \sum_{y_t} \pi(y_t \mid s_t) \Big[ Q^*(s_t, y_t) - \beta \log \frac{\pi(y_t \mid
 # s_t)}{\pi_{\text{ref}}(y_t \mid s_t)} \Big] . $$
 #
-# May we do this for one prefix alone? Yes. Our choice here does not change what comes after $y_t$, which
-# is already as good as it can be. The tokens before $y_t$ have already paid their penalties. They
-# decide how *often* we reach $s_t$, and not what is best there.
+# One prefix at a time is enough. We go from the end to the start, so the choices after $y_t$ are already
+# the best ones. The tokens before $y_t$ decide only how *often* we reach $s_t$.
 #
 # This is the objective of lesson 12, with tokens for responses and $Q^*$ for the reward. So its best
 # policy is Gibbs:
@@ -98,8 +97,12 @@ torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
 # $e^{Q^*/\beta}$ under the reference.
 #
 # Solve the formula of $\pi^*$ for $Q^* - V^*$, and you have the equation of section 1. So the KL penalty
-# in the bracket above is $Q^* - V^*$, and the bracket is $Q^* - (Q^* - V^*) = V^*$ for every token. The
-# mean of a constant is the constant. So the maximum is worth $V^*$.
+# in the bracket above is $Q^* - V^*$. Put it in, and the bracket is $V^*$ for every token:
+#
+# $$ \sum_{y_t} \pi^*(y_t \mid s_t) \Big[ Q^*(s_t, y_t) - \big( Q^*(s_t, y_t) - V^*(s_t) \big) \Big]
+# = \sum_{y_t} \pi^*(y_t \mid s_t)\, V^*(s_t) = V^*(s_t) . $$
+#
+# So the maximum is worth $V^*$.
 #
 # **All prefixes.** Now walk back. A token that ends the response has $Q^* = r$. Any other token has
 # the $V^*$ of the longer prefix. At the prefix *good*, both tokens end the response:
@@ -156,55 +159,53 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # >   the reward $r$. The policy can be any distribution, and training reaches the minimum. Then
 # >   $\pi^*(y \mid x) \propto \pi_{\text{ref}}(y \mid x)\, e^{r(x, y)/\beta}$. It maximises the
 # >   expected reward minus the KL penalty.
-# > - (b) **It fixes every next token.** Take all responses that begin with the tokens in $s_t$.
-# >   $\pi^*(y_t \mid s_t)$ is the share of their probability that goes to those with $y_t$ next.
-# > - (c) **Its objective is a sum over tokens.** $\log \pi(y \mid x)$ is the sum over the tokens. So the
+# > - (b) **The probabilities of responses fix those of tokens.** Add up $\pi^*(y \mid x)$ of all
+# >   responses that begin with $s_t$, and of those that go on with $y_t$. $\pi^*(y_t \mid s_t)$ is the
+# >   second sum divided by the first.
+# > - (c) **The objective is a sum over tokens.** $\log \pi(y \mid x)$ is the sum over the tokens. So the
 # >   KL penalty of a response is the sum of what its tokens pay.
 # > - (d) **This sum is maximised by walking back** (section 2). So at every prefix
 # >   $\beta \log (\pi^* / \pi_{\text{ref}}) = Q^* - V^*$.
 #
-# Now go through the links with the numbers of the tree:
+# The same links on the tree:
 #
-# | link | on the tree |
+# | link | numbers |
 # |---|---|
 # | (a) | $\pi_{\text{ref}} \cdot 2^r$ is $\tfrac14 \cdot 4$ = 1 for *good good*, $\tfrac14 \cdot 2$ = 1/2 for *good .* and $\tfrac12 \cdot 1$ = 1/2 for the full stop alone. The sum is 2, so $\pi^*$ is 1/2, 1/4 and 1/4. (Lesson 12 calls this sum $Z$, and $\beta \log Z$ = 1 is $V^*$ of the start.) |
 # | (b) | The first *good*: 1/2 + 1/4 = 3/4. The second *good*: 1/2 divided by 3/4, which is 2/3. |
 # | (c) | *Good good* pays $\log_2 \frac{1/2}{1/4}$ = 1. Its tokens pay $\log_2 \frac{3/4}{1/2}$ = 0.58 and $\log_2 \frac{2/3}{1/2}$ = 0.42, together 1. |
 # | (d) | Walking back in section 2 gave the same: $\pi^*$ is 3/4 and 2/3, and $Q^* - V^*$ is 0.58 and 0.42. |
 #
-# **Where are the logits?** A network gives logits $z$, and $\log \pi^* = z - \log \sum_{y_t} e^{z}$. Put
-# this into the equation of link (d), and bring $V^*$ to the other side:
+# **Where are the logits?** A network's logits $z$ are $\log \pi^*$ plus one number per prefix. So by link
+# (d)
 #
-# $$ \beta \big[ z(s_t, y_t) - \log \pi_{\text{ref}}(y_t \mid s_t) \big] = Q^*(s_t, y_t) + c(s_t) , \qquad
-# c(s_t) = \beta \log \sum_{y_t} e^{z(s_t, y_t)} - V^*(s_t) . $$
+# $$ \beta \big[ z(s_t, y_t) - \log \pi_{\text{ref}}(y_t \mid s_t) \big] = Q^*(s_t, y_t) + c(s_t) . $$
 #
 # In words: $\beta$ times the logit, measured from the reference, **is $Q^*$ up to one number per
-# prefix**, $c(s_t)$. A number that is added to all logits of a prefix changes no probability. So training
-# does not choose $c(s_t)$, and we have to find it.
+# prefix**, $c(s_t)$. Training does not choose it: a number that is added to all logits of a prefix changes
+# no probability. So we go on with $\log \pi^*$. For it the missing number is $V^*(s_t)$.
 #
 # **The missing numbers.** Add up the implicit rewards of *good good*: 0.58 + 0.42 = 1. Its reward is
 # 2, and $V^*$ at the start is 1. So the sum is $r - V^*(s_0)$, where $s_0$ is the prompt alone. This
-# holds for all responses. $Q^*$ of a token *is* $V^*$ of the next prefix, so all values between
-# cancel:
+# holds for all responses. $Q^*$ of a token is $V^*$ of the next prefix, so these two cancel. The $Q^*$ of
+# the last token remains, which is $r$, and $V^*(s_0)$:
 #
 # $$ \sum_t \beta \log \frac{\pi^*(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)} = \sum_t \big[ Q^*(s_t,
 # y_t) - V^*(s_t) \big] = r(x, y) - V^*(s_0) . $$
 #
-# Now suppose that you know $\pi^*$, $\pi_{\text{ref}}$ and **one reward**: *good good* has 2. Then
+# Now take $\pi^*$, $\pi_{\text{ref}}$ and **one reward**: *good good* has 2. Then
 #
 # - $V^*$ at the start is 2 − 1 = 1. So *good* has $Q^*$ = 1 + 0.58 = 1.58, and the full stop has 1 − 1
 #   = 0.
 # - $Q^*$ of the first *good* is $V^*$ of the prefix *good*. So there *good* has 1.58 + 0.42 = 2, and
 #   the full stop has 1.58 − 0.58 = 1.
 #
-# **DPO's optimum, its reference and one reward per prompt are a Q-function.** Exercise 5 does this with a
-# policy that DPO has trained.
+# **DPO's optimum, its reference and one reward per prompt are a Q-function.** (Exercise 5.)
 
 # %% [markdown]
 # ## 4. What a sum of tokens does not prove
 #
-# **That tokens add up to their response does not show that they are right.** Take a policy that nobody
-# trained. It gives *good* 1/4 at the start, and 1/2 after *good*:
+# Take a policy that nobody trained. It gives *good* 1/4 at the start, and 1/2 after *good*:
 #
 # | token of *good good* | $\pi$ | $\pi_{\text{ref}}$ | $\log_2 (\pi / \pi_{\text{ref}})$ | $Q^* - V^*$ |
 # |---|---|---|---|---|
@@ -221,8 +222,7 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 #
 # So we compare, in the world of lesson 12. Its words are *a*, *b* and a dot that ends the response.
 # Its 15 responses have random rewards. DPO gets all pairs, with the exact shares of people, and
-# sees no rewards. There are 7 prefixes with 3 next words: 21 implicit rewards. We compute the true
-# $Q^* - V^*$ from the rewards, by walking back.
+# sees no rewards. There are 7 prefixes with 3 next words: 21 implicit rewards.
 
 # %% tags=["shared"]
 world, beta = core.World.random(3, 3, seed=0), 0.5
@@ -263,10 +263,10 @@ pd.concat(tables, axis=1).round(2)
 # They agree at all 21 places.
 #
 # **Predict.** Now the labels are worse: *one vote per pair*, or *the majority always wins*. Lesson
-# 12 showed that both lead to a wrong policy. But are the *signs* wrong, too? For each of the three
-# kinds of labels, guess how many of the 21 signs are right after 200 steps. One way to reason: a sign
-# says whether $Q^*$ is above the soft mean $V^*$. Both depend on the *order* of the responses and on
-# the *sizes* of their rewards. What is left of these in each kind of label?
+# 12 showed that both lead to a wrong policy. But are the *signs* wrong, too? For each of the two
+# kinds, guess how many of the 21 signs are right after 200 steps. (Always saying *negative* is right
+# for 13.) One way to reason: the signs depend on the *order* of the responses and on the *sizes* of
+# their rewards. What is left of these in each kind of label?
 
 # %% tags=["predict"]
 votes = torch.Generator().manual_seed(0)
@@ -293,21 +293,22 @@ show.lines(errors, xlabel="steps of training", ylabel="largest error", log="y")
 #   negative, and *a* becomes positive. The error stops at 1.3.
 # - **The majority always wins**: 20 of the 21 signs are right. The order of any two responses is
 #   exact, but the sizes run away: there is no optimum (lesson 12). The error first falls from 3.2, then
-#   grows to 10.3. If all sizes grow, a soft mean moves towards the largest value. At the start
-#   $V^*$ comes above the $Q^*$ of *b*. So the implicit reward of *b* falls from +0.09 to −0.14. Doubling
-#   the true rewards makes it negative, too.
+#   grows to 10.3. Larger sizes act as a smaller $\beta$ does: $V^*$ moves towards the largest $Q^*$. At
+#   the start the true $Q^*$ of *b* is above $V^*$ by only 0.09. With larger sizes $V^*$ passes it, and the
+#   implicit reward of *b* falls to −0.14.
 #
-# So wrong labels spoil the sizes sooner than the signs (one world, one draw of votes).
+# So wrong labels spoil the sizes sooner than the signs. Six other draws of votes gave 17 to 20,
+# and six other worlds 15 to 21.
 # </details>
 
 # %% [markdown]
 # ## 6. A real run: the words that moved
 #
-# In section 8 of lesson 12 the strongest token of a criticism was *ering*, of *offering*. This hardly
-# looks like a judgement, but one pair proves nothing. So we train in the same way, for twenty steps with
-# $\beta = 0.1$. Then we take the 221 reviews of 600 held-out pairs, and the mean implicit reward of each
-# token that occurs at least eight times. If it showed the sentiment, words of praise would be the
-# highest and words of blame the lowest.
+# In section 8 of lesson 12 the strongest token of a criticism was *ering*, of *offering*. One pair proves
+# nothing. So we train in the same way, for twenty steps with $\beta = 0.1$. Then we take
+# the 221 reviews (of 23 films) of 600 held-out pairs, and the mean implicit reward of each token that
+# occurs at least eight times. If it showed the sentiment, words of praise would be the highest and words
+# of blame the lowest.
 
 # %%
 sft, tokenizer = models.load_policy("tiny-reviews-sft")
@@ -335,9 +336,8 @@ means = means[means["size"] >= 8].sort_values("mean").round(3)
 pd.concat([means.head(6), means.tail(6)])
 
 # %% [markdown]
-# - *Bad* is among the lowest. But one word of blame among twelve tokens can be chance.
-# - The others are fillers and pieces: *about*, *so* and *that* at the bottom, *'ll*, *h* and the
-#   full stop at the top. No word of praise is there.
+# *Bad* is among the lowest. But one word of blame among twelve tokens can be chance. The others are
+# fillers and pieces, such as *about*, *so* and the full stop. No word of praise is at the top.
 
 # %% [markdown]
 # ## 7. Planted errors: does DPO find the place?
@@ -352,8 +352,8 @@ pd.concat([means.head(6), means.tail(6)])
 # - After the 7 the reward is 0, whatever follows. So the best policy stays at the reference, pays no KL
 #   penalty, and $V^* = 0$. The 7 itself gives away all of $V^*$.
 # - The tokens behind it have $Q^* = V^* = 0$.
-# - A right token before it is the only one at its prefix with $Q^*$ above 0. So its $Q^*$ is above the
-#   soft mean.
+# - Each right token before the 7 is the only one at its prefix with $Q^*$ above 0. So its $Q^*$ is above
+#   the soft mean.
 #
 # **So the planted digit has the lowest $Q^* - V^*$.** At DPO's optimum the implicit reward would find it.
 #
@@ -361,9 +361,7 @@ pd.concat([means.head(6), means.tail(6)])
 # Each of two methods blames one token:
 #
 # - **Implicit reward**: the token with the lowest log-ratio $\log (\pi / \pi_{\text{ref}})$ after DPO.
-#   (The factor $\beta$ would not change which one is the lowest.)
-# - **Surprisal**: the token with the highest $-\log \pi_{\text{ref}}$, which the model from *before* DPO
-#   expected least.
+# - **Surprisal**: the token that the model *before* DPO expected least, the highest $-\log \pi_{\text{ref}}$.
 
 # %% tags=["shared"]
 solver, digits = models.load_policy("tiny-steps")
@@ -420,15 +418,16 @@ pd.DataFrame(found).round(2)
 # | rule: always the last digit | 22 % | 0 % |
 # | a random token | 11 % | 10 % |
 #
-# **The method without training wins by far.** The fair comparison is the right column, where the rule
-# finds nothing. There DPO has learned something, but little. In 39 % of all cases the implicit reward
-# blames the last digit, although another one was planted.
+# **The method without training wins by far.** The fair comparison with the rule is the right column,
+# where it finds nothing. There DPO has learned something, but little. In 39 % of all cases the implicit
+# reward blames the last digit, although another one was planted.
 #
-# Two other seeds of DPO find 33 % and 30 % of all cases. More training does not help: after 300 steps
-# (`minirlhf grid planted`, three seeds) the implicit reward finds 27 %.
+# Two other seeds of DPO find 33 % and 30 % of all cases, and blame a last digit that was not planted in
+# 31 % and 26 %. More training does not help: after 300 steps (`minirlhf experiment planted`, three
+# seeds) the implicit reward finds 27 %.
 # </details>
 #
-# Here the implicit reward blames the last digit. Both strips are in nats. Orange is low, and the colour
+# One case. Both strips are in nats. Orange is low, and the colour
 # ends at −6. (A log-probability just below zero is written +0.00.)
 
 # %%
@@ -450,11 +449,12 @@ show.token_strips(strips, heading="8*4-2=   (planted: the 7)", limit=6)
 # - The policy is a network: a push at one prefix moves others.
 # - Training stops early.
 #
-# And the loss asks only that the margin between two sums grows. It does not say which token must move.
+# And the loss moves a margin between two sums. It does not say which token must move.
 # We do not know why it is so often the last digit.
 #
-# What of the model's own errors? On 218 of them, no method is shown to beat the rule *always the last
-# step* (Going further).
+# **Is the test fair?** Planted digits are surprising by construction, so surprisal has it easy. On 218 of
+# the model's own errors, after DPO on its own responses, surprisal finds the false step in 69 % and the
+# implicit reward in 69 %. No method is shown to beat the rule *always the last step* (Going further).
 #
 # ## 8. What the numbers can be used for
 #
@@ -472,8 +472,8 @@ show.token_strips(strips, heading="8*4-2=   (planted: the 7)", limit=6)
 # - At DPO's optimum $\beta \log (\pi/\pi_{\text{ref}})$ of a token is $Q^* - V^*$. The logits are $Q^*$
 #   up to one number per prefix. One known reward per prompt gives all these numbers.
 # - Tokens add up to their response for any policy. This proves nothing.
-# - After a real run the implicit rewards show *what has moved*. On planted errors they are far worse
-#   than surprisal.
+# - After a real run the implicit rewards show *what has moved*. On planted errors, which are surprising by
+#   construction, they are far worse than surprisal. On the model's own errors the two tie at best.
 # - Compare a method that locates errors with surprisal, the last position and chance.
 #
 # ## Exercises
@@ -572,12 +572,19 @@ check.prefix_values(prefix_values)
 # at which every next token ends the response: the expected $Q$, less the KL penalty. The first three
 # arguments have the shape (V,). DPO trains a policy in such a world, and the second cell draws its
 # value. The curve should rise to $V^*$, the dotted line. Run both cells first. Why is this curve
-# impossible? What is wrong? Mend it, run the checker, and draw the curve again.
+# impossible? Then find the bug on paper, with the hint. Mend it, run the checker, and draw the curve
+# again.
 #
 # *Hint:* with `log_target=True` and `reduction="sum"`, `kl_div(input, target)` computes
 # $\sum e^{\text{target}} (\text{target} - \text{input})$. Take two tokens, a reference with (0.5,
 # 0.5), a policy with (0.9, 0.1) and all $Q$ zero. Compute the value with the formula of section 2,
 # on paper and with the colleague's function.
+#
+# <details><summary>Why is the curve impossible?</summary>
+#
+# It rises above $V^*$. But $V^*$ is the most that any policy can get at this prefix (section 2). So no
+# policy's value can be above it.
+# </details>
 
 
 # %% tags=["exercise"]
@@ -731,7 +738,8 @@ pd.DataFrame(scores, index=["surprisal", "last digit", "random"]).round(2)
 #
 # It is the token whose probability fell most against the reference. Some token is always the lowest, in
 # a perfect response, too. At the optimum the size of its $Q^* - V^*$ says how much was lost with it.
-# After some hundred steps it may be a token that stands in many rejected responses.
+# After a real run it may only be the token that has moved most. In section 7 it is mostly another token
+# than the error.
 # </details>
 #
 # <details><summary>4. Does a policy know $V^*$, or only $Q^* - V^*$?</summary>
@@ -767,8 +775,9 @@ pd.DataFrame(scores, index=["surprisal", "last digit", "random"]).round(2)
 # $\log_2 \frac{3/4}{1/2}$ = 0.58, so PPO's advantage is 0. At the optimum the KL penalty of a token is
 # exactly as large as its $Q^* - V^*$.
 #
-# **Logits that are $Q^*$ without a missing number.** The logits with $c(s_t) = 0$ in section 3 are $z =
-# \log \pi_{\text{ref}} + Q^* / \beta$. For them $V^*(s_t) = \beta \log \sum_{y_t} e^{z}$.
+# **Logits that are $Q^*$ without a missing number.** The number of section 3 is $c(s_t) = \beta \log
+# \sum_{y_t} e^{z} - V^*(s_t)$, because $\log \pi^* = z - \log \sum_{y_t} e^{z}$. The logits with
+# $c(s_t) = 0$ are $z = \log \pi_{\text{ref}} + Q^* / \beta$. For them $V^*(s_t) = \beta \log \sum_{y_t} e^{z}$.
 #
 # **Another loss has another optimum.** Token-level DPO (TDPO, Zeng et al. 2024) adds to DPO's margin
 # the KL divergence of each position. We tested its optimum in our world. At each prefix it is

@@ -387,7 +387,11 @@ def places(solver, planted):
             "early": (blamed == place)[early].double().mean().item(),
         }
     of_runs = [torch.where(mask, x - planted["before"], torch.inf) for _, x in runs]
+    at_last = [x.argmin(1) for x in of_runs]
     found["seeds"] = {
+        "the last digit, not planted": [
+            ((x != place) & (x == last)).double().mean().item() for x in at_last
+        ],
         "implicit reward": [(x.argmin(1) == place).double().mean().item() for x in of_runs],
         "lost after DPO": [
             (planted["before"].argmin(1) == place).double() - (x.argmin(1) == place).double()
@@ -556,6 +560,12 @@ def on_the_tree(said):
     ref = tree.ref_logits.softmax(-1)
     best = tree.gibbs_logits(beta=beta).softmax(-1)
     weights = ref * 2**q
+    plain_values, plain_q = tree.values(tree.gibbs_logits(beta=beta).log_softmax(-1))
+    means = (best * (plain_q - plain_values[:, None])).sum(1)
+    said("there, the advantages at a prefix have the mean", means.abs().max())
+    penalty = beta * (best * (best / ref).log()).sum(1)
+    torch.testing.assert_close((best * gains).sum(1), penalty)
+    assert penalty.min() > 0.05
     said("so there are", 3)
     said("| reward $r$ |", *tree.rewards)
     said("both tokens have the probability", ref[0, 0])
@@ -646,7 +656,7 @@ def exact_world(said, world, paths, errors):
     said("and sees no rewards. There are", len(world.states), len(world.vocab), size)
     said("what DPO's policy says after", STEPS)
     said("They agree at all", size)
-    said("guess how many of the", size, STEPS)
+    said("guess how many of the", size, STEPS, (truth_of(world) < 0).sum())
     said("The figure shows the largest error of the", size)
     starts = [path[0].item() for path in errors.values()]
     assert max(starts) == min(starts)
@@ -666,6 +676,24 @@ def exact_world(said, world, paths, errors):
     numbers = right["majority"], size, starts[0], last["majority"], *falls
     said("**The majority always wins**:", *numbers)
     assert right["shares"] == size
+    draws = [right_signs(world, vote_share(world, draw)) for draw in range(1, 7)]
+    others = []
+    for seed in range(1, 7):
+        other = core.World.random(3, 3, seed=seed)
+        for label in (vote_share(other, 0), (shares(other) > 0.5).double()):
+            others.append(right_signs(other, label))
+    said("sooner than the signs.", 6, min(draws), max(draws), 6, min(others), max(others))
+
+
+def vote_share(world, draw):
+    """One vote per pair."""
+    return torch.bernoulli(shares(world), generator=torch.Generator().manual_seed(draw))
+
+
+def right_signs(world, label):
+    """How many signs DPO with these labels gets right."""
+    gains = words_of(world, descent(world, label)[-1])
+    return int(((gains > 0) == (truth_of(world) > 0)).sum())
 
 
 def lost_by_the_second(world):
@@ -679,7 +707,8 @@ def real_run(said):
     tokenizer = models.load_policy("tiny-reviews-sft")[1]
     many = tasks.reviews.preference_pairs("val", 600, seed=3, max_tokens=32, tokenizer=tokenizer)
     reviews = {(row["prompt"], row[side]) for row in many for side in ("chosen", "rejected")}
-    said("Then we take the", len(reviews), len(many))
+    films = {prompt for prompt, _ in reviews}
+    said("Then we take the", len(reviews), len(films), len(many))
     asked = experiments.results("order")
     asked = asked[asked.variant == "dpo"]
     pairs = sum(count for _, count in asked.by_film.iloc[0].values())
@@ -696,7 +725,7 @@ def calculations(said, record, planted, own, places):
     said("Only the", 7, 37, 2, 35)
     said("Let the reward be", 1, 0)
     said("- After the", 7, 0, 7)
-    said("is the only one at its prefix with $Q^*$ above", 0)
+    said("- Each right token before the", 7, 0)
     said("And how likely is a", 7)
     said("We train DPO for", TWENTY["steps"], TWENTY["batch_size"], LOCATED["asked"])
     same = LOCATED["dpo"] | {"steps": 20}
@@ -718,7 +747,9 @@ def calculations(said, record, planted, own, places):
     said("There DPO has learned something, but little. In", of_dpo["the last digit, not planted"])
     seeds = places["seeds"]["implicit reward"]
     assert seeds[0] == of_dpo["the planted digit"]
-    said("other seeds of DPO find", *seeds[1:])
+    elsewhere = places["seeds"]["the last digit, not planted"]
+    assert elsewhere[0] == of_dpo["the last digit, not planted"]
+    said("other seeds of DPO find", *seeds[1:], *elsewhere[1:])
     longer = found["planted, implicit reward"].mean()
     said("More training does not help: after", steps, longer)
     assert longer < sum(seeds) / 3
@@ -727,7 +758,9 @@ def calculations(said, record, planted, own, places):
     change = places["of the strip"]
     said("Before DPO, the", 7, 5, 5, -change[6], 7, -change[1])
     assert own["cases"] == record["own, cases"].iloc[0]
-    said("What of the model's own errors? On", own["cases"])
+    trained_on_own = record[record.variant == "own samples"]
+    tie = trained_on_own["own, surprisal"].mean(), trained_on_own["own, implicit reward"].mean()
+    said("so surprisal has it easy. On", own["cases"], *tie)
 
 
 def further(said, world, record, own):

@@ -153,9 +153,9 @@ state_value = Exercise(
     _policy_case,
     _value_of,
     {
-        "the bug is still there: in the hint's case, with beta = 1, the penalty by hand is 0.37. "
-        "This function takes 0.51. Whose probabilities weight the log-ratios in the formula of "
-        "section 2? And whose do here?": lambda p, r, q, b: (
+        "the bug is still there. Take the hint's two tokens with beta = 1. Compute the value by "
+        "hand and with this function. Which of its two terms differs? Write out the sum that the "
+        "function computes for it.": lambda p, r, q, b: (
             (p.exp() * q).sum() - b * (r.exp() * (r - p)).sum()
         ),
         "the log-ratios of the KL penalty are weighted with the probabilities of the reference. "
