@@ -36,9 +36,8 @@ from minirlhf.classroom import check
 # no critic. It samples a group of responses to each prompt. The advantage of a response is its
 # score minus the mean of the group, divided by the group's standard deviation (std).
 #
-# Opponents say that this saves less than it promises. Each section states one of five objections,
-# asks for your prediction, runs an experiment and gives a **verdict**. Write your prediction down
-# before you run the next cell.
+# Each section states one of five objections, asks for your prediction, runs an experiment and gives
+# a **verdict**. Write your prediction down before you run the next cell.
 
 # %% [markdown]
 # ## 1. Sampling is expensive
@@ -80,7 +79,6 @@ pd.DataFrame({n: parts(n, "separate") for n in (16, 64, 256)}).round()
 #
 # The columns are numbers of responses decoded together, the cells are seconds. With 16 responses
 # sampling takes longer: 74 seconds, against 53 for training. With 256 it takes only 8 seconds.
-# Training always takes 53 seconds.
 # </details>
 
 # %%
@@ -180,8 +178,9 @@ show.bars(pd.DataFrame(held_by).T / 1e12, label="TB: weights, gradients, optimis
 # > give PPO more responses per prompt.
 #
 # We ran the methods on the arithmetic task of lesson 11: a rule gives 1 for a right answer and 0
-# for a wrong one. Every run has 80 steps of 128 responses, and every method has three seeds. GRPO's
-# groups of 8 leave room for 16 prompts per step. A method without groups takes 128 prompts.
+# for a wrong one. Every run trains for 80 steps, on 128 responses per step, and every method has three
+# seeds. GRPO's groups of 8 leave room for 16 prompts per step. A method without groups takes 128
+# prompts.
 #
 # What each method changes:
 #
@@ -189,11 +188,11 @@ show.bars(pd.DataFrame(held_by).T / 1e12, label="TB: weights, gradients, optimis
 # |---|---|---|
 # | **RLOO** (REINFORCE leave-one-out) | 16 | the mean of the *other* responses to the prompt; no division by the standard deviation |
 # | **Dr. GRPO** | 16 | GRPO without that division; a response's loss is divided by a constant, not by its own length |
-# | **DAPO** | 16 | GRPO with a wider upper end of the clip (0.28 instead of 0.2) and the mean over all tokens of the batch; it replaces groups of equal scores and penalises responses close to the length limit |
+# | **DAPO** | 16 | GRPO with a wider upper end of the clip (0.28 instead of 0.2) and the mean over all tokens of the batch; it penalises responses close to the length limit, and replaces groups of equal scores, so it *samples* 150 responses per step on average |
 # | **GSPO** | 16 | GRPO with one importance ratio for the whole response ("Going further") |
 # | **CISPO** | 16 | GRPO in which every token keeps its gradient ("Going further"); the mean over all tokens of the batch |
 # | **REINFORCE** | 128 | the running mean of earlier batches' scores |
-# | **ReMax** | 128 | REINFORCE with another baseline: the score of a second response to the prompt, the *greedy* one (always the most likely token) |
+# | **ReMax** | 128 | REINFORCE with another baseline: the score of a second response to the prompt, the *greedy* one (always the most likely token); so it *samples* 256 responses per step |
 # | **REINFORCE++** | 128 | the mean of the batch; advantages are divided by the standard deviation of the batch |
 # | **REINFORCE++-baseline** | 16 | REINFORCE++, but the baseline is the mean of the group |
 # | **PPO** | 128 | the critic |
@@ -224,8 +223,8 @@ experiments.shown(four, {"pass_1": "pass@1"}, digits=3)
 # and GRPO.
 #
 # **Pair the runs.** Two runs with the same seed get the training problems in the same order, and the
-# same random numbers draw their test answers. Luck that both share drops out of their difference.
-# So for each seed we subtract GRPO's pass@1 from RLOO's.
+# same random numbers draw their test answers. If these are lucky, both runs score higher, and their
+# difference hardly changes. So for each seed we subtract GRPO's pass@1 from RLOO's.
 #
 # 1. The three differences are −0.0058, 0.0259 and −0.0064. Their mean is 0.0046.
 # 2. How far do they lie apart? Their standard deviation is 0.0185 (`torch.std`, which divides by
@@ -262,8 +261,8 @@ pd.Series({x: (means.abs() < x * errors).float().mean().item() for x in (1.96, 4
 #
 # | the interval | verdict |
 # |---|---|
-# | lies above 0 | **ahead** |
-# | lies below 0 | **behind** |
+# | lies above 0, even if it stays below 0.02 | **ahead** |
+# | lies below 0, even if it stays above −0.02 | **behind** |
 # | contains 0, and stays between −0.02 and 0.02 | **equal**, for our purpose |
 # | reaches further, and contains 0 | **undecided** |
 #
@@ -289,16 +288,17 @@ show.differences(
 )
 
 # %% [markdown]
-# In brackets are the intervals.
-#
-# - **PPO and GRPO: undecided.** PPO is ahead by 0.018 on average [−0.010, 0.045], but it has 128
-#   prompts and GRPO 16. With 16 prompts (the last row) PPO is *lower* by 0.017 on average [−0.066,
-#   0.033], undecided too.
+# - **PPO and GRPO: undecided.** PPO is higher by 0.018 on average [−0.010, 0.045], but it has 128
+#   prompts and GRPO 16. With 16 prompts (the last row) the difference is −0.017 [−0.066, 0.033]:
+#   undecided, too.
 # - **GSPO and CISPO are equal to GRPO.** GSPO *is* GRPO here: every batch is used once, so all ratios
 #   are 1, and both have the same gradient. The other methods with groups are undecided.
 # - **REINFORCE and REINFORCE++ are ahead of GRPO**, by 0.047 and 0.041. The reason is open: they
 #   differ in the prompts, the baseline, the division and more.
-# - **REINFORCE and PPO: undecided.** REINFORCE is ahead by 0.029 on average [−0.016, 0.074], although
+# - **But the figure makes twelve comparisons.** A 95 % interval misses the true difference in one
+#   case of twenty, so one miss among twelve is not rare. With intervals wide enough for all twelve
+#   together, REINFORCE++ is still ahead [0.022, 0.061], but REINFORCE is undecided [−0.058, 0.151].
+# - **REINFORCE and PPO: undecided.** REINFORCE is higher by 0.029 on average [−0.016, 0.074], although
 #   its lowest seed is above PPO's highest.
 #
 # Now the objection's two proposals, compared with plain PPO:
@@ -315,12 +315,8 @@ experiments.with_interval(
 # - Eight responses per prompt: **behind**, by 0.034. Here the reason is known, because one thing
 #   differs: PPO saw 16 different prompts per step instead of 128.
 #
-# Is the number of prompts also the reason why REINFORCE is ahead of GRPO? Not alone. ReMax has 128
-# prompts, too, and is behind REINFORCE by 0.033 [0.025, 0.042]. These two differ in the baseline
-# only. So baselines matter, too.
-#
 # **Verdict: undecided.** GRPO does not clearly beat PPO here, as the objection says. But a win is
-# not excluded: with 16 prompts each, GRPO may be ahead by up to 0.066. Neither change to
+# not excluded: with 16 prompts each, GRPO may be better by up to 0.066. Neither change to
 # PPO is shown to help. This is one task, and the learning rate was tuned for no method.
 
 # %% [markdown]
@@ -376,8 +372,7 @@ show.differences(
 # 0.007. But this is one interval of four and just excludes 0, so it may be luck.
 #
 # **No repair is shown to help or to harm**: by
-# our rule *no std* and the floor are equal to noisy GRPO, and *groups dropped* is undecided. And *no
-# std* is behind exact scores by 0.008 [0.001, 0.015], as noisy GRPO is.
+# our rule *no std* and the floor are equal to noisy GRPO, and *groups dropped* is undecided.
 #
 # Why does the noise cost so little? In most groups some answers are right and some wrong, and the
 # noise is tiny beside this difference. And it has no direction: on average it pushes nowhere.
@@ -454,7 +449,8 @@ experiments.shown(hacking, {"proxy": "proxy", "gold": "gold", "length": "tokens"
 #
 # PPO has more of both on average: a proxy score of 2.63 against 2.48, and a gold score of 2.77
 # against 2.60.
-# Reviews become *shorter* with every method: from 19 tokens before training to about 12.
+# Reviews become *shorter* with every method: about 12 tokens. They had 19 in the first step of
+# training (the record `hacking_history`).
 # </details>
 #
 # The next figure draws each method's path from the first step (lower left) to the last, on the
@@ -474,18 +470,19 @@ show.frontier(
 
 # %% [markdown]
 # The lines lie close together. At the same proxy score, the gold scores of GRPO and PPO differ by
-# less than 0.15 everywhere. And gold rises with the proxy. Where GRPO's line turns back near its
-# end, both fall: gold from 2.75 to 2.59. So gold shows no hacking. Now read what the policies write,
-# not selected:
+# less than 0.15 everywhere. And gold rises with the proxy. Near its end, hidden under the others,
+# GRPO's line turns back, and both fall: gold from 2.75 to 2.59. So gold shows no hacking. Now read
+# what the policies write, not selected:
 
 # %%
 reviews = experiments.samples(hacking, ["grpo", "ppo"]).head(3)
 show.texts(reviews.melt(var_name="method", value_name="review", ignore_index=False))
 
 # %% [markdown]
-# Both have found the same trick: a short rave about almost any film. Before training, 86 % of the
-# word pairs in the reviews were different; now it is 44 % with GRPO and 35 % with PPO. Gold does
-# not notice this loss, because it was fitted on reviews that people write.
+# Both have found the same trick: a short rave about almost any film. Of all word pairs 44 % are
+# different with GRPO, and 35 % with PPO (`distinct_2` in the record). For the untrained model it is
+# 86 % (SFT in the record `tour`). Gold does not notice this loss, because it was fitted on reviews
+# that people write.
 #
 # **Verdict: not confirmed.** Gold shows no hacking. The texts do, with GRPO as with PPO. PPO's
 # proxy score is higher by 0.15 on average [−0.05, 0.36]: undecided. And PPO had four times the
@@ -499,7 +496,7 @@ show.texts(reviews.melt(var_name="method", value_name="review", ignore_index=Fal
 # |---|---|---|
 # | Sampling is expensive | cost model, 70B on 64 GPUs | **Half right.** GRPO takes 16 to 41 % less time at equal samples. With 1.5 times the responses it depends on how they are decoded. |
 # | Hardly simpler | models and memory at 70B | **Right about the system.** One of four models goes, with 43 % of the memory. |
-# | Not better than PPO | arithmetic, 12 methods beside GRPO, three seeds | **Undecided.** Neither is shown to be ahead, at different or at equal prompts. REINFORCE with more prompts beats GRPO. |
+# | Not better than PPO | arithmetic, 12 methods beside GRPO, three seeds | **Undecided.** Neither is shown to be ahead, at different or at equal prompts. REINFORCE and REINFORCE++ with more prompts are ahead of GRPO, but counting all twelve comparisons only REINFORCE++ is. |
 # | Blows up small differences | noise of 0.001; an exact world | **Right in arithmetic.** Noise costs 0.009 of pass@1 or nothing. A small preference for one word is learned nearly as fast as a large one. |
 # | Hacked more easily | film reviews, five methods, three seeds | **Not confirmed.** The texts look hacked, with PPO too. At the same proxy score GRPO's gold is within 0.15 of PPO's. |
 #
@@ -509,7 +506,8 @@ show.texts(reviews.melt(var_name="method", value_name="review", ignore_index=Fal
 # - Ask what is held equal: responses, prompts, seconds or memory.
 # - Pair the runs by seed, take the differences, and build the interval. With three seeds it is wide:
 #   the factor is 4.30.
-# - "Undecided" is not "equal". Equal needs an interval that excludes every difference that matters.
+# - "Undecided" is not "equal". For *equal* the whole interval must lie within the margin that you
+#   chose beforehand.
 # - Dividing by the standard deviation makes small differences large. A floor prevents it.
 #
 # ## Exercises
@@ -567,7 +565,7 @@ check.interval_over_seeds(interval_over_seeds)
 # verdict by section 3b: `"ahead"`, `"behind"`, `"equal"`, `"undecided"`, or `"ahead, reason open"`.
 # Use the interval over seeds.
 #
-# | variant | what differs from GRPO | seed 0 | seed 1 | seed 2 | interval over problems alone |
+# | variant | what differs from GRPO | seed 0 | seed 1 | seed 2 | interval over prompts alone |
 # |---|---|---|---|---|---|
 # | A | the baseline | 0.05 | 0.06 | 0.04 | [0.04, 0.06] |
 # | B | the clip | 0.01 | 0.05 | 0.03 | [0.02, 0.04] |
@@ -607,9 +605,10 @@ check.six_comparisons(answers)
 # %% [markdown] tags=["exercise"]
 # **4. When does the critic pay?** *(medium, 10 minutes)*. Your GRPO needs twice as many responses
 # as PPO to learn equally well. Is it still faster for some numbers of responses decoded together?
-# And how many times PPO's responses may it take at most, with 8 and with 512 decoded together?
+# And about how many times PPO's responses may it take at most, with 8 and with 512 decoded together?
 # Predict first. `parts` of section 1 returns a dict: `parts(64, "none", prompts=256)` has twice the
-# responses. The answers are in the solutions.
+# responses. Responses are decoded in whole rounds: with 512 together, 1,056 responses need three
+# rounds, as 1,536 do. The answers are in the solutions.
 
 # %% tags=["exercise"]
 # your code
@@ -624,9 +623,12 @@ pd.DataFrame(times | {"PPO / GRPO": of_ppo / of_grpo}).round(2)
 
 # %% [markdown] tags=["solution"]
 # With twice the responses GRPO is faster nowhere. Training on them takes about as long as training
-# PPO's two models, so the critic saves nothing there, and sampling and scoring take longer. In this cost
-# model the time grows in proportion to the responses. So GRPO may take at most PPO's time divided by
-# GRPO's as many: 1.19 times with 8 decoded together, 1.7 times with 512.
+# PPO's two models, so the critic saves nothing there, and sampling and scoring take longer. If all
+# rounds are full, the time grows in proportion to the responses. So GRPO may take at most PPO's time
+# divided by GRPO's as many: 1.19 times with 8 decoded together, 1.7 times with 512. The last round of
+# 512 is not full at that number, which costs a little: at 208 prompts (1.63 times) GRPO takes 84.0
+# seconds, at 212 prompts 85.4, and PPO takes 85.4. With 8 together, a round that is not full hardly
+# matters.
 
 # %% [markdown] tags=["exercise"]
 # **5. GSPO's loss** *(medium, 15 minutes)*. "Going further" explains GSPO. `logprobs`,
@@ -677,7 +679,7 @@ pd.Series({n: f * 0.0185 / n**0.5 for n, f in factors.items()}).round(3)
 # - A learning rate for each method, chosen with equally many trials on problems that are not the
 #   test problems.
 # - How PPO's critic starts, and whether it was trained first.
-# - Runs paired by seed, and an interval over problems and seeds. If the interval of GRPO minus PPO
+# - Runs paired by seed, and an interval over prompts and seeds. If the interval of GRPO minus PPO
 #   lies below 0.02, the claim is wrong. If it contains 0 and 0.02, the experiment was too small.
 # - Six seeds: half the interval is then 0.019. Three seeds give 0.046. This scatter is itself an
 #   estimate from three numbers, so take some more.
@@ -708,7 +710,7 @@ pd.Series({n: f * 0.0185 / n**0.5 for n, f in factors.items()}).round(3)
 # possible.
 # </details>
 #
-# <details><summary>4. A problem is solved with probability 0.02. Of how many groups of eight do 16 teach something? And if it is 0.4?</summary>
+# <details><summary>4. A problem is solved with probability 0.02. How many groups of eight must you sample until 16 of them teach something? And with probability 0.4?</summary>
 #
 # A group teaches nothing if all eight are right or all are wrong. With 0.02 it teaches with
 # probability 0.15, so 107 groups are needed on average. With 0.4 it is 0.98, and 16 groups are
@@ -733,35 +735,48 @@ pd.Series({n: f * 0.0185 / n**0.5 for n, f in factors.items()}).round(3)
 # M_p = \frac{S \sum_p (D_{\cdot p} - D)^2}{P - 1} \qquad
 # M_r = \frac{\sum_{sp} (D_{sp} - D_{s\cdot} - D_{\cdot p} + D)^2}{(S - 1)(P - 1)} $$
 #
-# The standard error is the root of $(M_s + M_p - M_r) / (SP)$, or of the larger of $M_s$ and $M_p$
-# over $SP$, if that is more. $M_s / (SP)$ alone is the square of section 3a. The rest is subtracted,
-# because it is contained in both others. The factor depends on which part is largest: 4.30 if it is
-# the seeds, near 1.96 if it is the problems (Satterthwaite's rule). So where the seeds agree
-# closely, as for REINFORCE++, the interval can be *narrower* than one over seeds alone: [0.030,
-# 0.052] against [0.026, 0.056]. The code is `experiments.difference_over_prompts_and_seeds`.
+# The standard error and the *degrees of freedom* $\nu$ (Satterthwaite's rule) are
+#
+# $$ V = \max(M_s + M_p - M_r,\; M_s,\; M_p) \qquad
+# \text{standard error} = \sqrt{\frac{V}{SP}} \qquad
+# \nu = \frac{V^2}{\frac{M_s^2}{S - 1} + \frac{M_p^2}{P - 1} + \frac{M_r^2}{(S - 1)(P - 1)}} $$
+#
+# The factor is that of Student's t with $\nu$ degrees of freedom: `scipy.stats.t.ppf(0.975, nu)`.
+# With $M_s$ alone this is section 3a: $\nu = S - 1$. Why is $M_r$ subtracted? The noise of single
+# differences is part of $M_s$ and part of $M_p$. Their sum counts it twice.
+#
+# If the seeds scatter most, $\nu$ is near 2 and the factor near 4.30. If the problems do, $\nu$ is
+# large and the factor near 1.96. The seeds of REINFORCE++ agree closely, so it lies between: $\nu$ is
+# 7.2 and the factor 2.35. Its interval [0.030, 0.052] is therefore *narrower* than the one over seeds
+# alone, [0.026, 0.056]. The code is `experiments.difference_over_prompts_and_seeds`.
 #
 # **Intervals over prompts alone** (`experiments.difference_over_prompts`). They are narrower: they
 # say where the difference would lie with other problems and the *same* three runs. Over prompts
-# alone PPO is ahead of GRPO by 0.018 [0.008, 0.027], DAPO by 0.015 [0.006, 0.024], and ReMax by
-# 0.013 [0.003, 0.023]. Training the critic first costs PPO 0.022 [−0.029, −0.014]. Over prompts
-# *and* seeds, all four intervals contain 0. A table that gives only intervals over prompts makes
-# such differences look settled. One can also take each seed alone, and its interval over prompts.
-# REINFORCE is ahead of GRPO in all three of these intervals, and so is REINFORCE++. PPO with eight
-# responses per prompt is behind PPO in all three.
+# alone PPO is higher than GRPO by 0.018 [0.008, 0.027], DAPO by 0.015 [0.006, 0.024], and ReMax by
+# 0.013 [0.003, 0.023]. With the critic trained first, PPO is lower than plain PPO by 0.022 [0.014,
+# 0.029]. Over prompts *and* seeds, all four intervals contain 0. A table that gives only intervals
+# over prompts makes such differences look settled. One can also take each seed alone, and its
+# interval over prompts. For REINFORCE minus GRPO all three of these intervals lie above 0, and so
+# they do for REINFORCE++. For PPO with eight responses per prompt, minus plain PPO, all three lie
+# below 0.
 #
-# **Twelve comparisons.** A 95 % interval misses the true difference in one case of twenty. Among
-# twelve intervals one such miss is not rare. The two that exclude 0 exclude it clearly. And
-# REINFORCE's lowest seed is above the highest seed of PPO, of ReMax and of every method with
-# groups.
+# **Twelve comparisons.** All twelve intervals of section 3 should hold *together* in 95 % of cases.
+# For that, each may miss in a twelfth of 5 % (Bonferroni's rule). So the factors grow: from 4.31 to
+# 15.5 for REINFORCE, and from 2.35 to 4.1 for REINFORCE++. That of REINFORCE++ is so small because
+# its three seeds agree, which may be luck. From the seeds alone it would be undecided, too:
+# [−0.012, 0.094]. REINFORCE's lowest seed is above the highest seed of PPO, of ReMax and of every
+# method with groups. But that is no proof (question 3).
 #
-# **What is held equal in section 3.** The number of responses, the learning rate, and the number of
-# steps. The learning rate was not tuned for any method. REINFORCE does not divide by a standard
-# deviation. That alone is not why it is ahead: RLOO and Dr. GRPO do not divide either, and REINFORCE
-# is ahead of them by 0.042 [0.028, 0.056] and 0.043 [0.033, 0.053]. ReMax samples a second response
-# for its baseline, which is not counted among the 128. PPO's critic starts as a copy of the policy
-# with a new last layer, so it knows the language but not the scores. PPO's step costs about twice
-# the arithmetic of GRPO's, because the critic reads and learns, too. Who is ahead at equal
-# arithmetic we have not run.
+# **What is held equal in section 3.** The number of responses to train on, the learning rate, and
+# the number of steps. The learning rate was not tuned for any method. The number of responses that
+# are *sampled* is not equal: DAPO replaces groups, and ReMax samples a second response for its
+# baseline. Why is REINFORCE ahead of GRPO? The number of prompts alone is not the reason: ReMax has
+# 128 prompts, too, and is behind REINFORCE by 0.033 [0.025, 0.042]. These two differ in the
+# baseline only. The missing division alone is not the reason either: RLOO and Dr. GRPO do not
+# divide by a standard deviation, and REINFORCE is ahead of them by 0.042 [0.028, 0.056] and 0.043
+# [0.033, 0.053]. PPO's critic starts as a copy of the policy with a new last layer, so it knows the
+# language but not the scores. PPO's step costs about twice the arithmetic of GRPO's, because the
+# critic reads and learns, too. Who is ahead at equal arithmetic we have not run.
 #
 # **What a group's baseline can gain.** It removes the differences *between* problems. How large are
 # they at the start of training?
@@ -778,6 +793,9 @@ print(f"share of a score's variance between problems: {share:.0%}")
 # Five sixths of the variance lie *within* a problem: the same problem is solved once and missed once.
 # A baseline that is the same for all responses to a problem cannot remove that part. So a group has
 # little to gain here.
+#
+# **Exact scores in section 4.** *no std* on noisy scores is behind GRPO on exact scores by 0.008
+# [0.001, 0.015], as noisy GRPO is. (The figure compares with noisy GRPO only.)
 #
 # **Where noise is blown up in section 4.** Only where all answers are right, or all wrong. In the
 # runs with exact scores these are 9 % of the groups in the first ten steps and 19 % in the last ten.
@@ -815,7 +833,8 @@ assert torch.allclose(gspo, grpo) and not torch.allclose(grpo_token_mean, grpo)
 assert torch.allclose(gradient(core.cispo, by_token, "token_mean"), grpo_token_mean)
 
 # %% [markdown]
-# So at ratio 1, GSPO has the same gradient as GRPO. CISPO has the same gradient as GRPO *with a
+# So at ratio 1, GSPO has the same gradient as GRPO. (Their runs in section 3 still differ a little,
+# because the two formulas round differently.) CISPO has the same gradient as GRPO *with a
 # token mean* (the value of its loss is another one: $-A \log \pi$ instead of $-A$). A token mean has
 # another gradient than GRPO's mean per response, because it weighs long responses more. From the
 # second update on, the clips matter. This is how strongly each loss pulls on the log-probability of

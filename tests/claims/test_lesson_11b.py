@@ -569,6 +569,11 @@ def test_the_numbers_of_the_solutions(family):
         parts(512, "separate")["training"], rel=0.01
     )
     found("divided by GRPO's as many:", most[8], 8, most[512], 512)
+    few, many = (seconds(512, "none", prompts / 128) for prompts in (208, 212))
+    ppo = seconds(512, "separate")
+    assert few < ppo < many
+    found("The last round of", 512, 208, 208 / 128, few, 212, many, ppo, 8)
+    assert seconds(8, "none", 148 / 128) < seconds(8, "separate") < seconds(8, "none", 152 / 128)
     _, deviation, _, half, *_ = over_seeds(paired(family, "rloo", "grpo"))
     needed = {5: 2.78 * deviation / 5**0.5, 6: 2.57 * deviation / 6**0.5}
     assert needed[6] < MATTERS < needed[5]
@@ -603,7 +608,7 @@ def about_cost(said):
     said("**The machine of section 1.** Its GPUs reach", models.H100.mfu, models.H100.mbu)
     said("in one step, sampling or training, if", 16, 256)
     said("the cells are seconds. With", 16, sampling[16], training[16], 256, sampling[256])
-    said("Training always takes", len(set(training.values())) == 1, training[64])
+    assert len(set(training.values())) == 1
     said("as long as training (ratio", 1, 23, 49)
     with_critic, without = parts(64, "separate"), parts(64, "none")
     lost = {part: with_critic[part] - without[part] for part in with_critic}
@@ -635,11 +640,20 @@ def about_pass_1(said, family):
     rows = loops.FAMILY
     said("a rule gives", 1, 0, config.steps, prompts * size, len(SEEDS))
     said("GRPO's groups of", size, prompts, prompts * size)
+    history = experiments.results("family_history")
+    sampled = history.groupby("variant").samples.agg(["mean", "min", "max"])
+    more = {"dapo", "remax"}
+    assert (sampled.loc[[*GROUPS, *SINGLE]].drop(more)[["min", "max"]] == prompts * size).all(
+        axis=None
+    )
     for name in ("RLOO", "Dr. GRPO", "GSPO", "CISPO", "REINFORCE++-baseline"):
         said(f"| **{name}**", prompts)
-    said("| **DAPO**", prompts, rows["dapo"].clip_eps_high, rows["grpo"].clip_eps)
-    for name in ("REINFORCE", "ReMax", "REINFORCE++", "PPO"):
+    clips = rows["dapo"].clip_eps_high, rows["grpo"].clip_eps
+    said("| **DAPO**", prompts, *clips, sampled["mean"]["dapo"])
+    for name in ("REINFORCE", "REINFORCE++", "PPO"):
         said(f"| **{name}** |", prompts * size)
+    said("| **ReMax** |", prompts * size, sampled["min"]["remax"])
+    assert sampled["max"]["remax"] == sampled["min"]["remax"]
     said("| `ppo, critic trained first` |", prompts * size, 15, config.steps)
     said("| `ppo, 8 responses a prompt` |", prompts, size)
     said("The actor trains in", config.steps - 15)
@@ -653,19 +667,55 @@ def about_pass_1(said, family):
     differences = difference_over_prompts_and_seeds(family, "pass_1", "grpo", SHOWN)
     ahead = [differences.difference[v] for v in ("reinforce", "reinforce++")]
     alike = differences.difference[PPOS[2]]
-    said("PPO is ahead by", *row(differences, "ppo"), prompts * size, prompts, prompts, -alike)
-    said("PPO is *lower* by", -alike, *row(differences, PPOS[2])[1:])
+    said("PPO is higher by", *row(differences, "ppo"), prompts * size, prompts, prompts, alike)
+    said("(the last row) the difference is", *row(differences, PPOS[2]))
     said("so all ratios are", 1)
     said("are ahead of GRPO**, by", *ahead)
-    said("REINFORCE is ahead by", *against(family, "ppo", "reinforce"), min(plain) > max(ppo))
+    said("REINFORCE is higher by", *against(family, "ppo", "reinforce"), min(plain) > max(ppo))
     from_ppo = difference_over_prompts_and_seeds(family, "pass_1", "ppo", PPOS[1:])
     assert [verdicts(from_ppo)[v] for v in PPOS[1:]] == ["undecided", "behind"]
     said("PPO is lower by", -from_ppo.difference[PPOS[1]])
     said("**behind**, by", -from_ppo.difference[PPOS[2]], prompts, prompts * size)
-    remax = against(family, "reinforce", "remax")
-    said("Not alone. ReMax has", prompts * size, -remax[0], -remax[2], -remax[1])
+    plus, plain = (together(family, v) for v in ("reinforce++", "reinforce"))
+    assert [verdict(*ends) for ends in (plus, plain)] == ["ahead", "undecided"]
+    said("wide enough for all twelve together", *plus, *plain)
     said("But a win is not excluded: with", prompts, -differences.low[PPOS[2]])
     said("arithmetic,", len(SHOWN))
+
+
+def two_way(family, variant, base="grpo"):
+    """(standard error, degrees of freedom) as "Going further" writes them."""
+    a, b = (torch.tensor(column(family, v, "pass_1_by_prompt")).double() for v in (variant, base))
+    D = a - b
+    S, P = D.shape
+    by_seed, by_prompt, mean = D.mean(1, keepdim=True), D.mean(0, keepdim=True), D.mean()
+    m_s = P * (by_seed - mean).square().sum().item() / (S - 1)
+    m_p = S * (by_prompt - mean).square().sum().item() / (P - 1)
+    m_r = (D - by_seed - by_prompt + mean).square().sum().item() / ((S - 1) * (P - 1))
+    v = max(m_s + m_p - m_r, m_s, m_p)
+    freedom = v**2 / (m_s**2 / (S - 1) + m_p**2 / (P - 1) + m_r**2 / ((S - 1) * (P - 1)))
+    return (v / (S * P)) ** 0.5, freedom
+
+
+def factors(freedom):
+    """Student's t for one interval of 95 %, and for each of twelve that hold together."""
+    return [scipy.stats.t.ppf(1 - 0.025 / n, freedom) for n in (1, len(SHOWN))]
+
+
+def together(family, variant):
+    """The interval over prompts and seeds, minus GRPO, that is one of twelve (Bonferroni)."""
+    error, freedom = two_way(family, variant)
+    half = factors(freedom)[1] * error
+    mean = sum(paired(family, variant, "grpo")) / len(SEEDS)
+    return mean - half, mean + half
+
+
+@pytest.mark.parametrize("variant", SHOWN)
+def test_the_formula_on_the_page_gives_the_intervals_of_the_figure(family, variant):
+    difference, low, high = against(family, "grpo", variant)
+    error, freedom = two_way(family, variant)
+    half = factors(freedom)[0] * error
+    assert (low, high) == pytest.approx((difference - half, difference + half), abs=1e-6)
 
 
 def by_hand(said, family):
@@ -685,8 +735,8 @@ def by_hand(said, family):
     said("come from Student's t distribution:", *(x for n in FACTORS for x in (FACTORS[n], n)))
     said("tested on the same", 400, 400)
     said("On this page it is", MATTERS)
-    said("| lies above", 0)
-    said("| lies below", 0)
+    said("| lies above", 0, MATTERS)
+    said("| lies below", 0, -MATTERS)
     said("| contains", 0, -MATTERS, MATTERS)
     said("| reaches further, and contains", 0)
 
@@ -704,7 +754,7 @@ def about_small_differences(said, jitter):
     said("a random number between", 0, 0.001, 0.01)
     said("Exact scores are **ahead** by", *exact, *paired(jitter, "grpo, exact scores", "grpo"), 0)
     less, low, high = against(jitter, "grpo, exact scores", "no std")
-    said("is behind exact scores by", -less, -high, -low)
+    said("is behind GRPO on exact scores by", -less, -high, -low)
     said("with exact scores these are", *equal_groups())
     said("likes one word by", 0.001, 7, 1, 1.001)
     start, learned = preferred()
@@ -714,7 +764,7 @@ def about_small_differences(said, jitter):
     repaired = max(preferred(min_std=0.1)[1], preferred(scale_by_std=False)[1])
     said("the probability rises from", start, learned, 0.35 < repaired < 0.36, 0.36)
     said("Noise of this size cost", exact[0])
-    said("noise of", 0.001, exact[0])
+    said("Blows up small differences | noise of", 0.001, exact[0])
 
 
 def about_hacking(said, hacking):
@@ -729,12 +779,11 @@ def about_hacking(said, hacking):
     fall = last_steps.iloc[-1] < last_steps.iloc[0]
     said("fall: gold from", path.gold.max(), path.gold.iloc[-1], fall.all())
     lengths = mean_over_seeds(hacking, "length")["mean"]
-    said("*shorter* with every method: from", steps[steps.step == 0].length.mean())
-    said("tokens before training to about", 12, (lengths - 12).abs().max() < 0.6)
+    first = steps[steps.step == 0].length.mean()
+    said("*shorter* with every method: about", 12, (lengths - 12).abs().max() < 0.6, first)
     said("gold scores of GRPO and PPO differ by less than", 0.15, furthest_apart() < 0.15)
-    pairs = [tour[tour.method == "SFT"].distinct_2.mean()]
-    pairs += [mean(hacking, v, "distinct_2") for v in ("grpo", "ppo")]
-    said("Before training,", *pairs)
+    pairs = [mean(hacking, v, "distinct_2") for v in ("grpo", "ppo")]
+    said("almost any film. Of all word pairs", *pairs, tour[tour.method == "SFT"].distinct_2.mean())
     difference = difference_over_prompts_and_seeds(hacking, "proxy", "grpo")
     said("proxy score is higher by", *row(difference, "ppo"))
     said("GRPO's gold is within", 0.15)
@@ -769,6 +818,8 @@ def in_the_exercises(said):
     said("end of its 95 % interval over seeds. `factor` is", FACTORS[3])
     said("it is wide: the factor is", FACTORS[3])
     said("may it take at most, with", 8, 512)
+    said("whole rounds: with", 512, 1056, 3, 1536)
+    assert math.ceil(1056 / 512) == math.ceil(1536 / 512) == 3
     said("The factors are", *FACTORS.values(), 2.57, 2.45, 2.36)
 
 
@@ -784,17 +835,18 @@ def about_gspo_and_cispo(said):
 
 def about_intervals_over_prompts(said, family):
     table = difference_over_prompts(family, "pass_1", "grpo", SHOWN)
-    said("PPO is ahead of GRPO by", *row(table, "ppo"))
+    said("PPO is higher than GRPO by", *row(table, "ppo"))
     said("DAPO by", *row(table, "dapo"))
     said("ReMax by", *row(table, "remax"))
     critic, low, high = row(difference_over_prompts(family, "pass_1", "ppo", PPOS[1]), PPOS[1])
-    said("Training the critic first costs PPO", -critic, low, high)
-    said("Over prompts *and* seeds, all four intervals contain", 0)
+    said("PPO is lower than plain PPO by", -critic, -high, -low)
+    said("Over prompts *and* seeds, all four intervals contain", 0, 0, 0)
     plus = "reinforce++"
     both = row(difference_over_prompts_and_seeds(family, "pass_1", "grpo", plus), plus)[1:]
     *_, low, high = over_seeds(paired(family, plus, "grpo"))
     assert low < both[0] and both[1] < high
-    said("The factor depends on which part is largest:", FACTORS[3], 1.96, *both, low, high)
+    _, freedom = two_way(family, plus)
+    said("is near", 2, FACTORS[3], 1.96, freedom, factors(freedom)[0], *both, low, high)
 
 
 def about_four_epochs(said, family, history):
@@ -817,8 +869,13 @@ def about_four_epochs(said, family, history):
 
 
 def in_going_further(said, family):
-    said("The two that exclude", 0)
-    said("which is not counted among the", 128)
+    plain, plus = (two_way(family, v)[1] for v in ("reinforce", "reinforce++"))
+    mean_of, _, error, *_ = over_seeds(paired(family, "reinforce++", "grpo"))
+    half = factors(2)[1] * error
+    ends = mean_of - half, mean_of + half
+    said("should hold *together* in", 0.95, 0.05, *factors(plain), *factors(plus), *ends)
+    remax = against(family, "reinforce", "remax")
+    said("alone is not the reason: ReMax has", 128, -remax[0], -remax[2], -remax[1])
     for name, words in (("rloo", "ahead of them by"), ("dr-grpo", "0.056] and")):
         less, low, high = against(family, "reinforce", name)
         said(words, -less, -high, -low)

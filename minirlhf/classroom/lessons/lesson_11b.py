@@ -92,6 +92,8 @@ interval_over_seeds = Exercise(
         "4.30 is the factor for three seeds only. Use `factor`.": _with_half(
             lambda a, b, k: 4.30 * (a - b).mean(1).std() / len(a) ** 0.5
         ),
+        "this always divides by the square root of 3. Here the number of seeds varies: it is the "
+        "number of rows.": _with_half(lambda a, b, k: k * (a - b).mean(1).std() / 3**0.5),
         "this is theirs minus ours. Return ours minus theirs.": lambda a, b, k: _interval(b, a, k),
         "the order is low, mean, high. Return the mean first.": lambda a, b, k: _interval(a, b, k)[
             [1, 0, 2]
@@ -126,7 +128,7 @@ COMPARISONS = {
 NAMES = ("ahead", "behind", "equal", "undecided", "ahead, reason open")
 ONE_THING = "it differs from GRPO in one thing only. Then the reason is known."
 B_AHEAD = (
-    "all three seeds are ahead, and so is the interval over problems alone. But how far do the "
+    "all three seeds are ahead, and so is the interval over prompts alone. But how far do the "
     "three differences lie apart? Build the interval over seeds, with the factor 4.30."
 )
 OVERLOOKED = {  # (variant, wrong verdict) -> what was overlooked
