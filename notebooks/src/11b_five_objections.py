@@ -420,7 +420,7 @@ show.lines(
 #
 # **Verdict: right in arithmetic.** Noise of this size cost 0.009 of pass@1, if that is not luck. A
 # small preference for one word is dangerous: where all else is equal, GRPO learns it nearly as fast
-# as a large one. Each repair prevents that, and is one line.
+# as a large one. A floor, or no division, prevents that: one line each.
 
 # %% [markdown]
 # ## 5. It is hacked more easily
