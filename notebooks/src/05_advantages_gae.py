@@ -85,8 +85,7 @@ from minirlhf.classroom import FAST, check
 # $$ Q(s_t, y_t) = r_t + \gamma V(s_{t+1}), \qquad\text{and}\qquad
 # A_t = r_t + \gamma V(s_{t+1}) - V(s_t) = \delta_t . $$
 #
-# In words: with the true value, the TD error *is* the advantage. So a critic for $V$ is enough. We
-# need no network for $Q$.
+# In words: with the true value, the TD error *is* the advantage. So a critic for $V$ is enough.
 #
 # **Two tokens ahead.** We can also wait for two rewards, and only then use the critic. This is the
 # sum of two TD errors:
@@ -113,10 +112,10 @@ from minirlhf.classroom import FAST, check
 # This mean is a sum of TD errors. How much of each one is in it?
 #
 # - $\delta_t$ is in all the estimates. Their weights sum to 1.
-# - $\gamma\,\delta_{t+1}$ is in all but the first. Without its weight $1-\lambda$, what is left is
-#   $\lambda$.
-# - $\gamma^2\,\delta_{t+2}$ is in all but the first two. What is left is
-#   $\lambda - (1-\lambda)\lambda = \lambda^2$.
+# - $\gamma\,\delta_{t+1}$ is in all but the first. The first has the weight $1-\lambda$, so the weights
+#   of the others sum to $\lambda$.
+# - $\gamma^2\,\delta_{t+2}$ is in all but the first two. The second has the weight
+#   $(1-\lambda)\lambda$, so those of the others sum to $\lambda - (1-\lambda)\lambda = \lambda^2$.
 #
 # So each later TD error has one $\lambda$ more:
 #
@@ -126,8 +125,8 @@ from minirlhf.classroom import FAST, check
 # This is the formula of section 1. Two cases:
 #
 # - $\lambda = 0$ gives the TD error $\delta_t$.
-# - $\lambda = 1$ gives the sum of all TD errors, $G_t - \hat V(s_t)$. (The weights of the mean would
-#   all be 0 here. So only the sum has a meaning.)
+# - $\lambda = 1$ gives the sum of all TD errors, $G_t - \hat V(s_t)$. (Only the sum has a
+#   meaning here: all weights of the mean would be 0.)
 
 # %% [markdown]
 # ## 3. Three tokens on paper
@@ -136,7 +135,7 @@ from minirlhf.classroom import FAST, check
 # the critic predicts 0.5. After *Not* it expects a bad review, and predicts −0.5. After *Not bad*
 # it predicts 1.5.
 #
-# We use $\lambda = 0.5$. Compute the TD errors first. Then compute the advantages, starting at the
+# We use $\lambda = 0.5$. Compute the TD errors first, then the advantages, starting at the
 # last token:
 #
 # | token | $r_t$ | $\hat V(s_t)$ | $\delta_t = r_t + \hat V(s_{t+1}) - \hat V(s_t)$ | $\hat A_t = \delta_t + 0.5\, \hat A_{t+1}$ | target $\hat A_t + \hat V(s_t)$ |
@@ -161,8 +160,7 @@ assert advantages.tolist() == [[-0.125, 1.75, -0.5]]
 assert targets.tolist() == [[0.375, 1.25, 1.0]]
 
 # %% [markdown]
-# **Predict** the three advantages with $\lambda = 0$, and with $\lambda = 1$. No recursion is
-# needed.
+# **Predict** the three advantages with $\lambda = 0$, and with $\lambda = 1$.
 
 # %% tags=["predict"]
 for lam in (0, 1):
@@ -188,10 +186,10 @@ for lam in (0, 1):
 # \mid s_t)$ over its tokens. We ask two things of an estimate:
 #
 # - **Bias**: how far is its mean, over all responses of the policy, from the true gradient?
-# - **Spread** (lesson 04): how much does it change from response to response? This is its standard
+# - **Spread**: how much does it change from response to response? This is its standard
 #   deviation, the root of the variance.
 #
-# Both are divided by the norm of the true gradient. So a bias of 0.5 is half of this norm.
+# Both are divided by the norm of the true gradient.
 
 # %% tags=["shared"]
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -220,8 +218,7 @@ def bias_and_spread(value, lam):
 # - *wrong*: the true value plus an error between −1 and 1, a different one for each prefix,
 # - *shifted*: the true value plus 1, the same error everywhere.
 #
-# **Predict.** Answer *yes* or *no* in each cell. And at which $\lambda$ is the spread larger, 0 or
-# 1?
+# **Predict.** *Yes* or *no*? And at which $\lambda$ is the spread larger, 0 or 1?
 #
 # | | biased at $\lambda = 0$? | biased at $\lambda = 1$? |
 # |---|---|---|
@@ -229,8 +226,7 @@ def bias_and_spread(value, lam):
 # | wrong | ? | ? |
 # | shifted | ? | ? |
 #
-# The figure has $\lambda$ on the horizontal axis, the bias in the left panel and the spread in the
-# right panel. The dotted line is the spread without a
+# The figure shows the bias (left) and the spread (right) for each $\lambda$. The dotted line is the spread without a
 # critic ($G_t$ instead of an advantage).
 
 # %% tags=["predict"]
@@ -273,10 +269,10 @@ show.lines(panels, lams, xlabel="lambda", reference=reference)
 #
 # **What does a right critic buy?** Samples. The mean of $B$ responses has $1/\sqrt{B}$ of the spread of
 # one. Without a critic the spread is 3.95 / 2.56 = 1.54 times that of the right critic at
-# $\lambda = 0$. For an equal spread you need 1.54² = 2.4 times as many responses.
+# $\lambda = 0$. For an equal spread you need 1.54² = 2.4 times as many responses. With the right critic
+# at the usual 0.95 it is only 1.1 times.
 #
-# Averaging does not change the bias. Exercise 5 asks what this means for the best $\lambda$. The usual
-# 0.95 is a habit that has worked, not a law.
+# Averaging does not change the bias. Exercise 5 asks what this means for the best $\lambda$.
 
 # %% [markdown]
 # ## 5. Training the critic
@@ -304,9 +300,11 @@ show.lines(panels, lams, xlabel="lambda", reference=reference)
 # The variances are taken over all tokens of a batch. A critic that foresaw every return would have 1.
 # A critic that predicts the same number everywhere has 0. A worse one is below 0.
 #
-# Our policy writes short film reviews after a film's title. It is not trained here. The
-# critic starts as a copy of the reward model, because that already knows good words from bad ones. This
-# network gives a number at every position. A score is the number at the last token. A value is the number just before the token.
+# Our policy writes short film reviews after a film's title. It is not trained here: training the
+# critic alone is called **critic warm-up**. The critic starts as a copy of the reward model, because that
+# already knows good words from bad ones. This network gives a number at every position. The number at the last token is the score. The value of a token is the
+# number one position to its *left*, because the critic must not have read the token yet. For the first token, this is the
+# last position of the prompt.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -383,7 +381,7 @@ print("explained variance:", [round(x, 2) for x in explained])
 # One step is enough to come above 0. After that the number changes little, and stays far below 1. The
 # next figure shows why.
 #
-# (Here and below your last digits may differ, because processors round differently.)
+# (Here and below your last digits may differ.)
 # </details>
 #
 # The critic now reads 64 fresh reviews, of films that were not used for training. In the figure, the
@@ -422,7 +420,7 @@ show.lines(
 #
 # ## 6. Lambda on a real review
 #
-# Now GAE on one of the fresh reviews, chosen by hand. (Some of the policy's words do not exist.)
+# Now GAE on one of the fresh reviews, chosen by hand.
 #
 # *It's a celebration of the dullestness of its own cinematic equivalent on gust and its best.* The
 # reward model scores it −1.68. (Over the policy's reviews its scores have the mean 0
@@ -451,16 +449,15 @@ show.token_strips(strips)
 # - $\lambda = 1$: all tokens up to *dull* have about −2. Before *dull* the critic expected a good
 #   review, and the score was bad. After *dull* the advantages are small: the critic already expects
 #   a bad score.
-# - $\lambda = 0.95$ lies in between. It is close to $\lambda = 1$ just before *dull*, and weaker
-#   further away.
+# - $\lambda = 0.95$ lies in between: close to $\lambda = 1$ just before *dull*, weaker further away.
 #
 # None of the three proves which word people disliked: the critic, too, is a model.
 # </details>
 #
 # ## 7. What does lambda change in a real run?
 #
-# In nine recorded runs the policy is trained, too. Each step samples 64 reviews, and the critic
-# learns along. The policy is trained with GAE's advantages. The runs differ only in $\lambda$. (Lesson
+# In nine recorded runs the policy is trained, too, with GAE's advantages. Each step samples 64 reviews,
+# and the critic learns along. The runs differ only in $\lambda$. (Lesson
 # 06 explains the rest.) Three runs have $\lambda = 1$. Six have $\lambda = 0.95$: two rows
 # of three, to show how far equal settings differ.
 #
@@ -476,13 +473,14 @@ runs = runs.dropna(subset="lambda").sort_values("lambda")
 experiments.shown(runs, columns, by="lambda")
 
 # %% [markdown]
-# In gold we see no difference. But in each of the three runs with $\lambda = 1$ the KL is higher than in
-# all six others. So the policy moves further, and earns no more.
+# In gold we see no difference. The KL is higher with $\lambda = 1$, but hardly: the lowest of these three
+# runs has 2.19, and the highest of the six others 2.18. The means of the two rows with equal settings differ by 0.20. So
+# these runs do not show that the policy moves further.
 #
 # And without a critic? On reviews we have no such run. On arithmetic problems (lesson 11), REINFORCE
 # with critic and GAE solves 70 % of the problems at the first try. With the mean score of earlier
-# batches as its baseline it solves 73 %, with as many samples ("Going further"). So a critic does not
-# always help. A right critic would save samples (section 4), but nobody has one. So compare.
+# batches as its baseline it solves 73 %, with as many samples. So a critic does not
+# always help: compare.
 
 # %% [markdown]
 # ## What to remember
@@ -492,12 +490,11 @@ experiments.shown(runs, columns, by="lambda")
 # - GAE is $\hat A_t = \delta_t + \gamma\lambda \hat A_{t+1}$, computed from the last token back. It is
 #   a weighted mean of all n-step estimates.
 # - $\lambda = 0$ trusts the critic: less spread, and the critic's errors become bias. $\lambda = 1$
-#   trusts the rewards: no bias, more spread. A right critic saves samples. A bad one can be worse than
-#   none.
+#   trusts the rewards: no bias, more spread. A right critic saves samples: in our small world a
+#   factor of 2.4 at $\lambda = 0$, but only 1.1 at 0.95. A bad critic can be worse than none.
 # - The critic is trained by regression on its target $\hat A_t + \hat V_{\text{old}}(s_t)$. With
 #   $\lambda = 1$ this is the return $G_t$.
-# - After the last token $\hat V$ is 0. A critic that starts as a copy of the reward model is a wrong
-#   critic.
+# - After the last token $\hat V$ is 0.
 #
 # ## Exercises
 #
@@ -731,16 +728,18 @@ if mine is not None:
 #
 # <details><summary>2. Your critic is perfect. Is a lambda of 0 better than 1?</summary>
 #
-# Neither is biased, and at 0 each advantage has less spread. In the world of section 4 so has the
-# gradient. In a network, where all prefixes share the same weights, this is usual but not certain.
-# And nobody has a perfect critic.
+# Neither is biased. At 0 each advantage has less spread. In the world of section 4, the gradient
+# has less spread, too. There every prefix has logits of its own. In a network all prefixes share the same
+# weights. Then less spread of the gradient is usual but not certain: at 1, the pushes on two tokens can partly
+# cancel. (We let one weight move all logits of that world, in 300 random ways. In 12 of them the
+# gradient has less spread at 1.) And nobody has a perfect critic.
 # </details>
 #
 # <details><summary>3. A run starts with an explained variance of −3. What may be wrong?</summary>
 #
 # The critic is far from the returns: its head was new, or it had never been trained on
 # unfinished responses. So the first advantages were mostly its errors. Train the critic alone for
-# some steps first (*critic warm-up*, what section 5 does), or start it from the reward model *with*
+# some steps first (*critic warm-up*, as in section 5), or start it from the reward model *with*
 # its head, or use a $\lambda$ nearer to 1 at first. A constant offset of the critic does not show
 # in the explained variance. Look at the value loss for it.
 # </details>
@@ -761,6 +760,15 @@ if mine is not None:
 #
 # Its true advantages are all 0. What is left are the errors of the estimates, and whitening scales
 # them up to a standard deviation of 1 (lesson 90).
+# </details>
+#
+# <details><summary>7. The prompts of a batch have P positions, counted from 0. At which position does the critic give the
+# value of the first response token?</summary>
+#
+# At position $P - 1$, the last one of the prompt. The value of response token $t$, also counted from 0, is at
+# position $P - 1 + t$. The number at the last response token is the value of no token. A common bug is to begin at
+# position $P$. Then the critic has already read the token whose value it gives, and the TD error of a token shows
+# what the *next* token changed.
 # </details>
 #
 # ## Going further
@@ -803,8 +811,8 @@ show.microscope(table.drop(columns="old_logprob"), "value", text=1)
 #
 # **A critic that says the same everywhere.** A constant critic is the simplest wrong one. In the
 # world of section 4 it has a bias of 0.27 at $\lambda = 0$, and none at $\lambda = 1$. With another
-# policy in the same world it has the least spread of all critics at $\lambda = 0$, less than the true
-# value gives, and a bias of 0.67. A small spread alone does not make an estimate good.
+# policy in the same world, the constant critic has less spread at $\lambda = 0$ than the true value, but a bias
+# of 0.67. A small spread alone does not make an estimate good.
 #
 # **The first explained variance.** On the 64 fresh reviews that of the reward model itself is below
 # −1. The runs of section 7 show the same. In those with $\lambda = 1$ the first explained variance is between −1.49

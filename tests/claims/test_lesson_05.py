@@ -11,6 +11,7 @@ import torch
 from minirlhf import core, experiments, loops, models, rewards, tasks
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.experiments.runs import group_run_config
+from minirlhf.models.forward import token_scores
 from minirlhf.show.variants import difference_of_means
 from tests.claims.prose import lesson
 
@@ -175,6 +176,34 @@ def test_the_quietest_critic_can_be_the_most_wrong():
     at_0 = {c: bias_and_spread(c, 0.0, OTHER_POLICY) for c in ("right", "wrong", "constant")}
     assert min(at_0, key=lambda c: at_0[c][1]) == "constant"
     assert max(at_0, key=lambda c: at_0[c][0]) == "constant"
+
+
+def less_spread_at_lambda_1(count):
+    """In how many of `count` random worlds with one shared weight the right critic wants lambda 1.
+
+    The weight moves all logits of the world of section 4 at once, each at a random rate. So its
+    gradient is the gradient of the logits along a random direction.
+    """
+    each = [gradients_of("right", lam) for lam in (0.0, 1.0)]
+    probs, fewer = WORLD.probs(WORLD.ref_logits), 0
+    for seed in range(count):
+        rates = torch.randn(21, 1, generator=torch.Generator().manual_seed(seed)).double()[:, 0]
+        at_0, at_1 = (g @ rates for g in each)
+        spread = [probs @ (x - probs @ x).square() for x in (at_0, at_1)]
+        fewer += bool(spread[1] < spread[0])
+    return fewer
+
+
+def test_the_value_of_the_first_token_is_the_output_at_the_last_position_of_the_prompt():
+    critic, _ = models.load_scalar("tiny-reviews-reward")
+    policy, tokenizer = models.load_policy("tiny-reviews-sft")
+    titles = tasks.reviews.eval_prompts("test")[:4]
+    (batch,) = models.sample_text(policy, tokenizer, titles, seed=0, batch_size=4)
+    with torch.no_grad():
+        read, values = token_scores(critic, batch), models.response_values(critic, batch)
+    first = batch.prompt_ids.shape[1]  # the position of the first response token
+    assert torch.equal(values, read[:, first - 1 : -1])
+    assert batch.sequences.shape[1] == read.shape[1] == first + values.shape[1]
 
 
 @pytest.mark.parametrize("logits", [WORLD.ref_logits, OTHER_POLICY], ids=["page", "other"])
@@ -415,14 +444,13 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
         said("because after the last token $\\hat V$ is", 0)
         said("the weights are", 1 / 2, 1 / 4, 1 / 8, 1, 1)
         said("is in all the estimates. Their weights sum to", 1)
-        said("The weights of the mean would all be", 0)
+        said("all weights of the mean would be", 0)
         said("is the critic's prediction before token", 0, 0)
         said("is the **discount**, from", 0, 1)
         said("is a number from", 0, 1, config.lam)
         on_paper(said)
         # 4: the exact world
         said("at most three words, so there are", len(WORLD.vocab) == 3, len(WORLD.sequences))
-        said("So a bias of", 0.5)
         said("the true value plus an error between", ERROR.min(), ERROR.max())
         said("- *shifted*: the true value plus", 1)
         said("And at which $\\lambda$ is the spread larger,", 0, 1)
@@ -439,7 +467,9 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
         said("below the dotted line at every $\\lambda$,", right, none)
         said("Without a critic the spread is", none, right, none / right)
         said("For an equal spread you need", none / right, (none / right) ** 2)
-        said("The usual", config.lam)
+        usual = (none / bias_and_spread("right", config.lam)[1]) ** 2
+        said("With the right critic at the usual", config.lam, usual)
+        said("in our small world a factor of", (none / right) ** 2, usual, config.lam)
         # 5: the critic
         said("that foresaw every return would have", 1, 0, 0)
         said("One step samples", config.batch_size)
@@ -476,19 +506,33 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
         said("The mean of B independent numbers has", 1)
         said("your loss with the package's on the", 64)
         said("Is a lambda of", 0, 1)
-        said("Neither is biased, and at", 0)
+        said("Neither is biased. At", 0)
+        ties = 300
+        fewer = less_spread_at_lambda_1(ties)
+        said(
+            "In a network all prefixes share the same weights. Then less spread", 1, ties, fewer, 1
+        )
         said("starts with an explained variance of", -3)
         said("or use a $\\lambda$ nearer to", 1)
         said("Why is V", 0)
         said("In effect", 1)
+        said("have P positions, counted from", 0)
+        said("of response token $t$, also counted from", 0, True)  # tested below
         said("Its true advantages are all", 0, 1)
         # going further
         said("Every response with a score other than", 0)
         said("*good good* is worth", HAND.rewards[0], 0.4 * HAND.rewards[0])
         said("(KL) penalty of", 0.5, two_tokens(1.0), two_tokens(0.9), two_tokens(0.4))
         said("section 4 it has a bias of", at_0["constant"][0])
-        said("and a bias of", bias_and_spread("constant", 0.0, OTHER_POLICY)[0])
+        said(
+            "than the true value, but a bias of", bias_and_spread("constant", 0.0, OTHER_POLICY)[0]
+        )
         # 7: real runs
+        kl = [recorded(v, "kl") for v in ("as it is", "kl_coef 0.5", "lambda 1")]
+        others = max(kl[0].max(), kl[1].max())
+        said("is higher with $\\lambda = 1$, but hardly", kl[2].min(), others, kl[2].min() > others)
+        said("the two rows with equal settings differ by", abs(kl[0].mean() - kl[1].mean()))
+        assert kl[2].mean() - kl[1].mean() < abs(kl[0].mean() - kl[1].mean())
         family = experiments.results("family").groupby("variant").pass_1.mean()
         said("Each step samples", config.batch_size)
         said("with critic and GAE solves", family["ppo"], family["reinforce"])
