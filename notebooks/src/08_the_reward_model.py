@@ -53,9 +53,9 @@ from minirlhf.classroom import FAST, check
 # ## 2. Where the loss comes from
 #
 # **The model of a choice.** Give each response a strength. A person prefers response $a$ to
-# response $b$ with a probability in proportion to the strengths. With the strengths 3 and 1, $a$ is
-# preferred in 3 of 4 cases. A strength is positive, so we write it as $e^{r}$, and $r$ is the
-# score:
+# response $b$ with this probability: the strength of $a$ divided by the sum of both strengths. With
+# the strengths 3 and 1, $a$ is preferred in 3 of 4 cases. A strength is positive, so we write it as
+# $e^{r}$, and $r$ is the score:
 #
 # $$ P(a \succ b) = \frac{e^{r_a}}{e^{r_a} + e^{r_b}} = \frac{1}{1 + e^{-(r_a - r_b)}} =
 # \sigma(r_a - r_b) . $$
@@ -174,8 +174,7 @@ show.lines(
 #   still rising. The order of the responses is right. The distances only say how long we trained.
 # </details>
 #
-# So how often people disagree decides how far apart the scores are. If they never disagree, nothing in
-# the loss stops the scores from growing.
+# So how often people disagree decides how far apart the scores are.
 
 # %% [markdown]
 # ## 3. The model: one number at the last token
@@ -228,10 +227,11 @@ show.texts(three[["chosen", "rejected"]])
 # The first label is clear. The third is surprising: on average, people rated the chosen review −1.3 and the rejected one 1.7. But two single
 # people can see it the other way round. Such labels are called *noisy*.
 #
-# **The batch.** A batch holds about 65 reviews of about nine films, and 100 to 170 labelled pairs
-# among them. So a review is in several pairs, but it passes through the model only once per step. That
-# is cheaper. And once all reviews are read, each was trained on once. If a review in ten pairs were read
-# ten times, the model would soon know it by heart (Ouyang et al. 2022).
+# **The batch.** In each epoch we split the reviews of every film at random into **groups** of about
+# eight. A batch takes several groups, with about 65 reviews, and all labelled pairs inside them: about
+# 130. So a review is in several pairs, but it passes through the model only once per step. That
+# is cheaper. And an epoch reads a review at most once. If a review in ten pairs were read ten times,
+# the model would soon know it by heart (Ouyang et al. 2022).
 #
 # The whole step:
 
@@ -329,15 +329,14 @@ print("right:", [f"{share:.0%}" for share in [*shares, share_right(model)]])
 #
 # Proximal policy optimisation (PPO) subtracts a Kullback-Leibler (KL) penalty from the score
 # (lessons 06 and 07). So the unit of the score matters. But the model's own numbers, the **raw
-# scores**, have no zero, and they move apart while we train: their standard deviation is 0.25 at the
-# start and 1.0 after 160 steps (on held-out reviews). So we choose zero and unit *after* the
-# training: we score samples of the SFT model, and call their mean 0 and their standard deviation 1.
+# scores**, have no zero. And they move apart while we train: on people's reviews, their standard
+# deviation is 0.25 at the start and 1.0 after 160 steps. So we choose zero and unit *after* the
+# training. We score samples of the SFT model, and call their mean 0 and standard deviation 1.
 #
 # $$ \text{score} = \frac{\text{raw score} - \text{mean of the samples}}{\text{standard deviation of the samples}} $$
 #
-# Our model's mean was −4.86 and its standard deviation 1.29. A raw score of −2.28 becomes
-# (−2.28 + 4.86) / 1.29 = 2.0: two standard deviations above the mean. (The package keeps
-# the two numbers with the weights.) Eight new samples, sorted by score:
+# The samples had the mean −4.86 and the standard deviation 1.29. A raw score of −2.28 becomes
+# (−2.28 + 4.86) / 1.29 = 2.0: two standard deviations above the mean. Eight new samples, sorted by score:
 
 # %%
 reward_model, _ = models.load_scalar("tiny-reviews-reward")
@@ -365,7 +364,7 @@ show.texts(table.round(2).sort_values("score").iloc[::9])
 #   text is natural. But except at EOS, the model was *never trained* to give a score there.
 #
 # **Predict** for "A moving and funny film, but the ending is dull.": after which word is the score
-# highest in (a)? Which words lower it? In which picture are the numbers larger?
+# highest in (a)? Which words lower it?
 
 # %% tags=["predict"]
 sentence = "A moving and funny film, but the ending is dull."
@@ -385,11 +384,13 @@ show.token_strips(
 # - **(a)** says what the model would give if the review ended here. *A* alone is worth 0. *moving* lifts
 #   the score to 2.1, and it is highest after *funny*, 2.9. *but* takes off 0.4, *ending* takes off 1.5,
 #   and *dull* 2.2. The whole sentence is below average.
-# - **(b)** has roughly the same shape, but its numbers are mostly larger, up to 6.6. They have no
-#   unit. At *ending* it rises to 5.5, where (a) falls to 1.0. Read alone, this token misleads.
+# - **(b)** has roughly the same shape, but its numbers are mostly larger, up to 6.6. We do not know what
+#   their size means. At *ending* it rises to 5.5, where (a) falls to 1.0. Read alone, this token
+#   misleads.
 # </details>
 #
-# Only at EOS do both give the same number: the score. Neither picture is a reward of single tokens,
+# EOS has no column here. There (b) gives the score, −1.18. This is also the last number of (a), where
+# EOS follows the whole sentence. Neither picture is a reward of single tokens,
 # because the loss knows only whole responses.
 
 # %% [markdown]
@@ -399,11 +400,10 @@ show.token_strips(
 # pairs, close ones too. A label comes from one rating of each review. Somebody who knows all the
 # *other* ratings of both reviews predicts it in only 84 % of the cases. This is the **human ceiling**.
 # It is no strict bound (lesson 02), but nobody can be much better. A bag of words, a model that only
-# knows which words a review has, is right on 68 %. (It learned from the mean ratings of many people,
-# ours from single ratings.)
+# knows which words a review has, is right on 68 %.
 #
-# The figure will sort the pairs by their **gap**: how far apart the mean ratings of the two reviews
-# are, without the two ratings that made the label (lesson 02).
+# The figure will sort the pairs by their **gap**. We leave out the two ratings that made the label,
+# and take the difference between the mean ratings of the two reviews (lesson 02).
 #
 # **Predict.** How do the ceiling and the model change from the closest pairs (a gap of less than 0.5)
 # to the clearest (more than 3.5)?
@@ -464,8 +464,8 @@ show.bars(groups, label="mean of the group", limits=(0, 1), reference={"a coin":
 # - *All pairs*: the model's own probability is 72 %, and it is right on 65 %. So it is **too sure**. The
 #   three recorded runs agree: 73 % and 64 %.
 # - *The groups*: where the model is surer, it is more often right. But it is surer than right: by 2
-#   points in the least sure group, and by 13 in the surest. Of the choices to which it gives more than
-#   90 %, it gets 81 % right.
+#   points in the least sure group, and by 13 in the two surest. Of the choices to which it gives more
+#   than 90 %, it gets 81 % right.
 # - Without the factor `reward_model.scale` the 72 % would be 69 %, and nothing would warn you.
 # </details>
 #
@@ -511,9 +511,9 @@ show.lines(
 # - **Most labels**, 25,600 pairs: right in 64 %. Four times as many labels add 2 points.
 # </details>
 #
-# More labels make the model more often right, and above all less wrongly sure. At 25,600 the curve still
-# rises, slowly, and the human ceiling is far away. There, the model may lack steps as much as labels
-# ("Going further").
+# More labels make the model more often right, and up to 6,400 above all less wrongly sure. At 25,600
+# the curve still rises, slowly, and the human ceiling is far away. There, the model may lack steps as
+# much as labels ("Going further").
 
 # %% [markdown]
 # ## What to remember
@@ -829,8 +829,9 @@ print("the weights are equal:", models.same_weights(learner, other))
 #
 # **More on calibration.** The temperature of exercise 4 is from Guo et al. 2017. In eight groups of
 # equal size by the model's own probability, the mean distance between the probability and the share
-# that is right falls from 0.08 to 0.03. For PPO the division changes nothing: it divides all
-# scores, so also their standard deviation, and the score of section 5 stays the same. Sorted by the gap
+# that is right falls from 0.08 before the division to 0.03 after it. For PPO the division changes
+# nothing if it comes before section 5: it divides all raw scores and their standard deviation alike.
+# So the score stays the same. Sorted by the gap
 # (section 7), the model's own probability hardly changes: 70 % for the closest pairs and 78 % for the
 # clearest. This is no test of the calibration, because the model does not know the gap.
 #
@@ -849,14 +850,15 @@ print("the weights are equal:", models.same_weights(learner, other))
 # **A head that is trained at every token** (DeepSpeed-Chat's loss, `core.per_token_reward_loss`).
 # It lays the chosen and the rejected response side by side. At each position, from the first at which
 # they differ to the end, it takes the Bradley-Terry loss of the two numbers. After a short training on
-# 1,920 pairs such a head is right in 57 % after eight tokens. The three cannot be told apart on these
-# pairs. This is no verdict about the methods: the model of the two pictures was trained on many more
-# pairs.
+# 1,920 pairs such a head is right in 57 % after eight tokens. This head and the two pictures cannot be
+# told apart on these pairs. This is no verdict about the methods: the model of the two pictures was
+# trained on many more pairs.
 #
-# **How many labels were read (section 8)?** Of 25,600 pairs drawn, 19,383 are different. In 160
-# steps 32 % of these are never read, because a batch has only the pairs within small groups of
-# reviews, and the others are read about twice. So the right end of the curve may lack steps as much
-# as labels. The record varies only the number of labels. At the left end, stopping earlier would
+# **How many labels were read (section 8)?** Of 25,600 pairs drawn, 19,383 are different. A batch
+# has only the pairs inside its groups (section 4). So in 160 steps 32 % of these pairs are never read.
+# The others are read about twice. The right end of the curve may therefore lack steps as much as
+# labels. We changed only the number of labels, but this changes the batch too: on average it has 34
+# pairs with 100 labels, and 165 with 25,600. At the left end, stopping earlier would
 # probably have spared most of the loss. We did not run that.
 #
 # **What the libraries do.**

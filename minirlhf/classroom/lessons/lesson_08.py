@@ -263,6 +263,12 @@ calibrate = Exercise(
             loss=-logsigmoid(-_towards_label(d, y)).mean(),
             best=t[_mean_losses(-_towards_label(d, y), t).argmin()],
         ),
+        "number 3 is the loss of the model's own choices, so it is small where the model is sure, "
+        "also where it is wrong. Use the person's choice.": lambda d, y, t: _answers(
+            d, y, t, loss=-logsigmoid(d.abs()).mean()
+        ),
+        "number 3 does not look at the labels. It is the loss of a person who always prefers a. "
+        "Use the person's choice.": lambda d, y, t: _answers(d, y, t, loss=-logsigmoid(d).mean()),
         "number 3 is the sum over pairs. Take the mean.": lambda d, y, t: _answers(
             d, y, t, loss=-logsigmoid(_towards_label(d, y)).sum()
         ),
@@ -276,6 +282,10 @@ calibrate = Exercise(
         "number 4 is the place of the best candidate in the list. "
         "Return the candidate.": lambda d, y, t: _answers(
             d, y, t, best=_mean_losses(_towards_label(d, y), t).argmin().float()
+        ),
+        "number 4 is a place in the list of candidates, and the differences are multiplied by the "
+        "temperature. Divide, and return the candidate.": lambda d, y, t: _answers(
+            d, y, t, best=_mean_losses(_towards_label(d, y), 1 / t).argmin().float()
         ),
         "number 4 is the smallest loss. Return the candidate that has this loss.": lambda d, y, t: (
             _answers(d, y, t, best=_mean_losses(_towards_label(d, y), t).min())
