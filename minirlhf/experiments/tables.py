@@ -203,8 +203,8 @@ def above_curve(
     means = np.stack([((seeds @ values[n].to_numpy()) * prompts).sum(1) for n in needed], 1)
     at_equal_kl = np.empty_like(means)  # the curve's height
     for draw, (x, y) in enumerate(zip(log_kl, means, strict=True)):
-        points = sorted(zip(x[: len(curve)], y[: len(curve)], strict=True))
-        at_equal_kl[draw] = np.interp(x, *zip(*points, strict=True))
+        order = np.argsort(x[: len(curve)])
+        at_equal_kl[draw] = np.interp(x, x[order], y[order])
     ahead = pd.DataFrame(means - at_equal_kl, columns=needed)
     ahead = ahead[chosen].sub(ahead[minus] if minus else 0.0, axis=0)
     low, high = (ahead[1:].quantile(q) for q in (0.025, 0.975))

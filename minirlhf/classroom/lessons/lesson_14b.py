@@ -22,7 +22,7 @@ def _draw_case(g):
     )
 
 
-def _lead(kl, gold, curve_kl, curve_gold, above=gold_above_curve.reference):
+def _lead(kl, gold, curve_kl, curve_gold, *, above=gold_above_curve.reference):
     """The lead of the means."""
     return above(kl.mean()[None], gold.mean()[None], curve_kl.mean(1), curve_gold.mean((1, 2)))[0]
 
