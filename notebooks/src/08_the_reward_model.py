@@ -228,10 +228,10 @@ show.texts(three[["chosen", "rejected"]])
 # people can see it the other way round. Such labels are called *noisy*.
 #
 # **The batch.** In each epoch we split the reviews of every film at random into **groups** of about
-# eight. A batch takes several groups, with about 65 reviews, and all labelled pairs inside them: about
-# 130. So a review is in several pairs, but it passes through the model only once per step. That
-# is cheaper. And an epoch reads a review at most once. If a review in ten pairs were read ten times,
-# the model would soon know it by heart (Ouyang et al. 2022).
+# eight. A batch takes several groups, with about 65 reviews, and all labelled pairs inside them:
+# about 130. So a review is in several pairs, but it passes through the model only once per step.
+# That is cheaper. And an epoch reads a review at most once. If a review in ten pairs were read ten
+# times, the model would soon know it by heart (Ouyang et al. 2022).
 #
 # The whole step:
 
@@ -390,8 +390,8 @@ show.token_strips(
 # </details>
 #
 # EOS has no column here. There (b) gives the score, −1.18. This is also the last number of (a), where
-# EOS follows the whole sentence. Neither picture is a reward of single tokens,
-# because the loss knows only whole responses.
+# EOS follows the whole sentence. Neither picture is a reward of single tokens, because the loss knows
+# only whole responses.
 
 # %% [markdown]
 # ## 7. How far can you believe a score?

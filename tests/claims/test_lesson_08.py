@@ -427,7 +427,7 @@ def test_the_numbers_of_the_prose(
         raw = -2.28
         unit = (model.shift, model.scale)
         score = (raw - model.shift) / model.scale
-        said("Our model's mean was", *unit, raw, raw, -model.shift, model.scale, score)
+        said("The samples had the mean", *unit, raw, raw, -model.shift, model.scale, score)
         (samples,) = models.sample_text(sft, tokenizer, tasks.reviews.rl_prompts()[:64], seed=3)
         scores = rewards.rollout_score(model, tokenizer.eos_token_id)(samples)
         said("their standard deviation is", *spreads, loops.RewardConfig().steps)
