@@ -55,8 +55,9 @@ CLUES = {
     ),
     "equal scores": (
         "there is nothing to gain, since the score is constant. Responses hardly get shorter. The "
-        "targets hardly vary, so the value loss falls almost to 0. The policy still moves, to a KL "
-        "of about one nat, because whitening also scales pure noise to variance 1."
+        "targets hardly vary, so the value loss ends below half of a healthy run's. The policy "
+        "still moves, to a KL of about one nat, because whitening also scales pure noise to "
+        "variance 1."
     ),
 }
 

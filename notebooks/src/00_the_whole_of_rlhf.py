@@ -236,7 +236,7 @@ score_of(five)
 #
 # 1. **Sample.** The actor writes 64 reviews.
 # 2. **Score.** The reward model gives each review its score.
-# 3. **Charge.** Each token gets its own KL penalty, as in the table.
+# 3. **Penalise.** Each token gets its own KL penalty, as in the table.
 # 4. **Compare.** The **return** $G_t$ of token $y_t$ is the score, minus the token's *own* penalty and
 #    those of *later* tokens. (Earlier penalties do not count.) Before the token, the critic has predicted
 #    the return: $V(s_t)$. The difference is the **advantage** of the token, $A_t = G_t - V(s_t)$.

@@ -797,6 +797,7 @@ table.round(3)
 #
 # **The error as a score.** For a step of 2, Bradley-Terry predicts odds of 198. That is a score
 # difference of $\ln 198$, or 5.3. The people's odds are 127, a score difference of 4.8.
+#
 # **Why do our people not fit exactly?** We gave the simulated people other noise, and measured again
 # for steps of a point. (The simulated people rate half of the films. A difference of a few hundredths
 # is chance.)

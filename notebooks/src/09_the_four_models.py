@@ -167,8 +167,7 @@ one[made].rename(columns={"kl": "log-ratio"}).round(2)
 # (before whitening, lesson 06) are negative. Taken alone, this review would become less likely.
 #
 # The **token microscope** shows all numbers of all four responses. Colour is the reward, or what you
-# choose in the menu: blue is positive,
-# orange negative.
+# choose in the menu: blue is positive, orange negative.
 
 # %%
 show.microscope(table, "reward", text="all")
@@ -257,10 +256,9 @@ assert ((q - table.value) - table.td_error).abs().max() < 1e-3
 #    different pairs of neighbouring words.
 #
 # And compare with a method that needs no training. *Best-of-n* samples n responses from the SFT model
-# and keeps the one that the reward model likes best. Choosing
-# among n makes a response at most n times as likely. So its log-ratio, and with it the KL, is at most
-# $\ln n$
-# nats. The table has a closer bound, $\ln n - (n-1)/n$, which we do not derive.
+# and keeps the one that the reward model likes best. Choosing among n makes a response at most n times
+# as likely. So its log-ratio, and with it the KL, is at most $\ln n$ nats. The table has a closer
+# bound, $\ln n - (n-1)/n$, which we do not derive.
 #
 # The table has three recorded runs. Each has its own SFT model and reward model. Brackets: lowest and
 # highest run. The *proxy* is the reward model's score.
@@ -462,12 +460,10 @@ show.curves(
 # %% [markdown] tags=["exercise"]
 # **1. A critic that cannot read** *(medium, 15 minutes)*. Imagine a critic that sees a token's
 # position $t$, and nothing else. For each position it says one number, the same for all responses: the
-# mean of the critic's
-# targets $A_t + V(s_t)$ at this position. Responses without a token there do not count. You get the
-# `targets` and
-# the `mask`, (B, R) each. Return the explained variance of this critic over the real tokens of the
-# batch, one number. Suppose that the critic of your run has the same explained variance. What do
-# you conclude?
+# mean of the critic's targets $A_t + V(s_t)$ at this position. Responses without a token there do not
+# count. You get the `targets` and the `mask`, (B, R) each. Return the explained variance of this critic
+# over the real tokens of the batch, one number. Suppose that the critic of your run has the same
+# explained variance. What do you conclude?
 #
 # *Hint:* first write down the values that this critic says. Responses have different lengths. Padding can
 # hold NaN, and NaN times 0 is NaN. Replace padding with `torch.where(mask, x, 0.0)` before you sum.
@@ -505,8 +501,8 @@ check.explained_by_position(explained_by_position)
 # `scores` (B,), `old_logprobs`, `ref_logprobs` and `values`, (B, R) each, with `mask` and
 # `kl_coef`. Return the *whitened* advantages, (B, R), and 0 where the mask is false. Use
 # $\lambda = 0.95$ and no discount. Whitened means, as in lesson 06: subtract the mean over all real
-# tokens of the
-# batch, and divide by the standard deviation (the variance divides by the number of tokens).
+# tokens of the batch, and divide by the standard deviation (the variance divides by the number of
+# tokens).
 #
 # *Hint:* you have written the parts: `kl_shaped_rewards` (lesson 07) and `gae_advantages` (lesson
 # 05). Padding can hold NaN, and NaN times 0 is NaN. Replace padding with
@@ -824,7 +820,8 @@ print(graded(my_answers, explain=True))
 # from 0.16 to 0.32, and PPO minus best-of-16 from −0.35 to −0.11. Neither contains 0, but neither
 # says anything about another run.
 #
-# An interval for other films *and* other runs goes from −0.45 to −0.01 for best-of-16. It is narrower than
+# An interval for other films *and* other runs goes from −0.003 to 0.48 for best-of-4, and contains 0.
+# For best-of-16 it goes from −0.45 to −0.01, and does not contain 0. This second interval is narrower than
 # that of section 5, although more may change. The reason is its factor, 3.27 standard errors instead of
 # 4.30: it estimates a part of the scatter from 76 films, and not from three runs. With the factor 4.30 it
 # would go from −0.52 to 0.06, and contain 0. So the answer depends on the method: three runs do not decide

@@ -148,7 +148,7 @@ def agreement():
     bands = experiments.results("reward_model")
     whole = bands[(bands.low == 0) & (bands.high == 8)]
     assert sorted(whole.seed) == SEEDS
-    return whole["reward model"].mean(), whole["human ceiling"].mean()
+    return whole["reward model"].mean(), whole["human ceiling"].mean(), len(whole)
 
 
 # ---- section 4: PPO
@@ -583,12 +583,14 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, judge_of, agreement
         said("is the higher one.) Best of", 16, math.log(16) - 15 / 16, mean(tour, "PPO", "kl"))
         said("of section 5, PPO wrote", TourConfig().samples_per_prompt, POOL)
         said("those of the first run (seed", 0)
-        said("are in the record `reward_model`", True)
+        said("These shares are means of", agreement[2])
 
 
 def left_out(said):
     """ "Going further": the settings of the runs that section 4 leaves out."""
-    config = loops.PPOConfig()
+    config, recorded = loops.PPOConfig(), TourConfig().ppo
+    for name in ("lam", "epochs", "minibatch_size"):
+        assert getattr(config, name) == getattr(recorded, name)
     limit = config.sampling.max_new_tokens
     said("A review that is cut off after", limit, config.missing_eos_penalty)
     said("with $\\lambda = 0.95$", f"{config.lam}" == "0.95")

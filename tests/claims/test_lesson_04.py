@@ -48,6 +48,7 @@ def test_the_table_of_the_small_world():
     assert values.tolist() == pytest.approx([0, 1, -1], abs=1e-12)
     by_hand = reach[:, None] * logits.softmax(1) * (q - values[:, None])
     torch.testing.assert_close(by_hand, SMALL.gradient(logits))
+    torch.testing.assert_close(by_hand[0], 3 * by_hand[1])  # docs/teaching.md, session 2
 
 
 def one_logit(said):

@@ -826,6 +826,8 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("without the clip, its probability rises from", *learned(rows, seen, made))
         average = free[:, -1].mean(), clip[:, -1].mean()
         said("here: over the", len(clip), average[0], made, average[1])
+        much = average[1] < average[0] / 4
+        said("In the small world it costs most of the gain:", average[1], average[0], bool(much))
         said("On the perfect batch of exercise 3", free_promise[1], free_promise[0], held[1])
         early = free[:, 3].mean(), len(clip), free[:, 3].min()
         said("updates without it, the mean is", *early)
@@ -1013,11 +1015,11 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         )
         share = unnamed_shares(leash)
         weak = share["B"].loc[4:9]
-        said("gives a weak warning at most: from training step", 4, 9, weak.mean(), 0.08, 0.05)
+        said("gives a weak warning at most: from training step", 4, 9, weak.mean())
         said("it stays near", abs(weak - 0.1).max() < 0.015, share["B"].max() < 0.12)
         others = [share[name] for name in "AC"]
-        said("while in A and C it falls from", *(abs(x[4] - 0.08) < 0.005 > 0 for x in others))
-        said("while in A and C it falls from", *(x[9] < 0.05 for x in others))
+        first = {round(x[4], 2) for x in others}
+        said("while in A and C it falls from", *first, 0.05, all(x[9] < 0.05 for x in others))
         unpenalised = leash[leash.variant == "kl_coef 0"].groupby("step")[["kl", "entropy"]]
         said("The KL grows to about", *unpenalised.mean().iloc[-1])
         said("Why is every ratio", 1)

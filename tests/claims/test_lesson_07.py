@@ -342,7 +342,7 @@ def other_worlds():
 def test_in_other_worlds_the_penalties_by_token_can_miss_on_the_other_side(other_worlds):
     """In the lesson's world k2 is too weak and k3 too strong."""
     reward, k2, k3 = other_worlds.T
-    assert (k2 < reward).any() and (k3 > reward).any()
+    assert (k2 < reward - 0.05).any() and (k3 > reward + 0.5).any()
     assert k2[0] > reward[0] > k3[0]
 
 

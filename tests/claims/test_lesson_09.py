@@ -784,7 +784,10 @@ def going_further(said, tour, logged, leash):
     said("and PPO minus best-of-16 from", *bounds(films, "best-of-16"))
     said("Neither contains", 0)
     both = against_ppo(tour, experiments.difference_over_prompts_and_seeds)
-    said("and* other runs goes from", *bounds(both, "best-of-16"))
+    low, high = bounds(both, "best-of-4")
+    said("and* other runs goes from", low, high, 0, low < 0 < high)
+    below, above = bounds(both, "best-of-16")
+    said("For best-of-16 it goes from", below, above, 0, below < above < 0)
     _, _, low, high = over_seeds(tour, "best-of-16")
     narrow = bounds(both, "best-of-16")
     assert narrow[1] - narrow[0] < high - low and narrow[1] < 0 < high

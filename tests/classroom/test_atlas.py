@@ -105,5 +105,5 @@ def test_every_clue_is_true_of_the_record():
     assert all(column(name, "missing_eos")[0] < 0.1 for name in others["EOS never trained"])
     flat = logs["whitening at the optimum"]
     assert {row["score"] for row in flat} == {1.0} and 1 < max(row["kl"] for row in flat) < 1.2
-    assert flat[-1]["value_loss"] < 0.05 < 0.4 * healthy[-1]["value_loss"] + 0.05
+    assert flat[-1]["value_loss"] < healthy[-1]["value_loss"] / 2
     assert min(row["length"] for row in flat) > 0.75 * flat[0]["length"]

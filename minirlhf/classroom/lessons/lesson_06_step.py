@@ -186,7 +186,7 @@ def _update(watched: dict[str, Watched], batch: Rollout, last: int) -> str:
                 if times := _times(given, right):
                     return (
                         f"{start}, and the {name}'s gradient has the right direction, but it is "
-                        f"{times:.3g} times as long as it should be. Look at the mean over tokens."
+                        f"{times:.4g} times as long as it should be. Look at the mean over tokens."
                     )
                 what = f"{start}, but the {name}'s gradient differs. Look at its loss:"
                 if number > 1:
