@@ -362,8 +362,8 @@ def dpo_step(rows):
 # - Log-probabilities are **summed** over the tokens, the end token included.
 # - Nothing is sampled, so there is no temperature: the logits are not scaled.
 #
-# The package's `train_dpo` adds the extras of a long run: gradient clipping, a learning-rate
-# schedule, logs. `DPOConfig.plain` switches them off. Then three steps leave exactly the same weights:
+# The package's `train_dpo` adds logs and checkpoints, a learning-rate schedule and gradient clipping.
+# `DPOConfig.plain` switches the last two off. Then three steps leave exactly the same weights:
 
 # %%
 steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
