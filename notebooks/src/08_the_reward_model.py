@@ -267,8 +267,8 @@ def reward_step(pairs):
 # model.
 #
 # The package's `train_reward_model` is this loop, plus logs and checkpoints, dropout, sorting by
-# length (for less padding), a learning-rate schedule and gradient clipping. `RewardConfig.plain`
-# switches the last four off. With the same seed, three steps then leave exactly the same weights:
+# length (for less padding), a learning-rate schedule and gradient clipping. `plain`
+# switches the last four off. Then, with the same seed, three steps leave equal weights:
 
 # %%
 config = loops.RewardConfig.plain(steps=3)
