@@ -682,6 +682,9 @@ def equal_kl(said, runs):
     assert above(ONCE, other=HUMAN)[1] > 0 and above("online-dpo", other=ONCE)[1] > 0
     assert above(ONCE, "token", HUMAN)[1] < 0 and above("online-dpo", "token", ONCE)[1] < 0
     assert above("online-dpo", "token", HUMAN)[1] > 0
+    more, unclear = (above("online-dpo", per, (HUMAN, "ipo")) for per in ("response", "token"))
+    said("**Per response, this gain is", *more, more[1] > 0)
+    said("Per token, the interval contains", 0, unclear[1] < 0 < unclear[2])
     said("Lesson 14b compares all thirteen", len(LOSSES) == 13)
 
 
