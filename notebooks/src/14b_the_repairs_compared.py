@@ -910,8 +910,9 @@ show.lines(
 # eight* over *relabelled* had the interval [0.01, 0.28], and this page called it ahead. With 10,000
 # draws it has [−0.01, 0.27].
 #
-# **The rule of section 1.** The tenth is our choice. With the ends of the curve as limits, TDPO and
-# *synced* would have no comparison, and no other verdict would change.
+# **The rule of section 1.** The tenth is our choice. With the ends of the curve as limits, TDPO,
+# *synced* and, in exercise 1, PPO with the coefficients 1 and 0.1 would have no comparison. No other
+# verdict would change.
 #
 # **What the libraries do.** TRL 1.16 puts most pairwise losses into its DPO trainer and gives KTO a
 # trainer of its own, for thumbs. CPO, SimPO and ORPO are experimental trainers there; SimPO is a

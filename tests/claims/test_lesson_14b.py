@@ -699,6 +699,9 @@ def of_ppo(said, runs):
     both = pd.concat([ppo, runs[~runs.index.duplicated()]])
     near = comparable(both, [f"kl_coef {c}" for c in kl])
     assert near == [f"kl_coef {c}" for c in ("1", "0.5", "0.25", "0.1")]
+    lost = set(near) - set(comparable(both, near, beyond=0))
+    assert lost == {"kl_coef 1", "kl_coef 0.1"}
+    said("in exercise 1, PPO with the coefficients", 1, 0.1)
     said("(c) The coefficient", 2, kl["2"], 0, kl["0"])
     said("no comparison. The coefficient", 1, kl["1"], 0.1, kl["0.1"])
     assert kl["1"] < mean(runs, "beta 1", "kl") and kl["0.1"] > mean(runs, "beta 0.03", "kl")
