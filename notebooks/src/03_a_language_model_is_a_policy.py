@@ -345,8 +345,8 @@ def sft_step(rows):
 
 
 # %% [markdown]
-# The package's `train_sft` is this loop, plus what a long run needs. `SFTConfig.plain` switches the
-# extras off. With the same seed, a few steps then leave exactly the same weights:
+# The package's `train_sft` adds logs, a learning-rate schedule and gradient clipping. `SFTConfig.plain`
+# switches the last two off. With the same seed, a few steps then leave exactly the same weights:
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal

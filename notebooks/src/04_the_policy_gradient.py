@@ -487,8 +487,9 @@ def train_by_hand(order):
 # The loss is the *sum* over the tokens of a response, and the *mean* over the responses, as in the
 # formula. (Later lessons divide differently: see "Going further".)
 #
-# The package's `train_group` with the row `"reinforce"` is this loop, plus what a long run needs.
-# `GroupConfig.plain` switches the extras off. With the same seed, both leave exactly the same weights:
+# The package's `train_group` with the row `"reinforce"` adds logs, a penalty for responses without an
+# end, a learning-rate schedule and gradient clipping. `GroupConfig.plain` switches the last three off.
+# With the same seed, both leave exactly the same weights:
 
 # %%
 log = train_by_hand(order)

@@ -266,9 +266,9 @@ def reward_step(pairs):
 # positions of prompt and response. The gradient flows through both scores of a pair into the same
 # model.
 #
-# The package's `train_reward_model` is this loop, plus dropout, sorting by length (for less padding), a
-# learning-rate schedule, gradient clipping, logs and checkpoints. `RewardConfig.plain` switches these extras off. With
-# the same seed, three steps then leave exactly the same weights:
+# The package's `train_reward_model` is this loop, plus logs and checkpoints, dropout, sorting by
+# length (for less padding), a learning-rate schedule and gradient clipping. `RewardConfig.plain`
+# switches the last four off. With the same seed, three steps then leave exactly the same weights:
 
 # %%
 config = loops.RewardConfig.plain(steps=3)
