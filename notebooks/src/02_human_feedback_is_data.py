@@ -676,8 +676,7 @@ show.lines(
 #   after 2,000. On films never seen it is right on less than 60 %.
 # - *Without it*, both curves stay below 60 %. Hers is now the lower one at first, by up to 4 points.
 #   That is no sign of a bug: films differ, and eight are few. We held out eight of her films at random,
-#   20 times. Hers minus the other was −3 points on average, with a standard deviation of 3 points. A
-#   leak would raise hers.
+#   20 times. Hers minus the other was −3 points on average, with a standard deviation of 3 points.
 # </details>
 
 # %% [markdown] tags=["exercise"]
@@ -760,7 +759,7 @@ table.round(3)
 #
 # <details><summary>4. A reward model is right on 88 % of the labels of the test films. The ceiling there is 84 %. Is it better than people?</summary>
 #
-# First look for a leak (exercise 4), and compute an interval. It is not impossible: the ceiling is no
+# First look for the fault of exercise 4, and compute an interval. It is not impossible: the ceiling is no
 # strict bound. But on the reward films, eight people instead of four raised it by 2 points, and 18
 # instead of eight by 1 point. The gains shrink, so more people will hardly raise it by four points.
 # </details>

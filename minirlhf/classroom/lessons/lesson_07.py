@@ -128,12 +128,14 @@ missing_weights = Exercise(
         "t is drawn, and only add noise. k1 in the reward does not count them.": (
             lambda x, m: torch.where(m, _real(x, m).sum(1, keepdim=True) - _slope(x, m), 0.0)
         ),
-        "right on average: the second part of section 5's product rule, for k3. But asked for is "
-        "k1's number at every token. Subtract what the library has from it. Your weights have more "
-        "noise in the small world.": lambda x, m: reward_to_go(_k3(x, m), m),
-        "right on average: the second part of section 5's product rule, for k3. But asked for is "
-        "k1's number at every token, and this counts the earlier tokens as well. They only add "
-        "noise.": lambda x, m: torch.where(m, _k3(x, m).sum(1, keepdim=True), 0.0),
+        "right on average: your weights are the second part of section 5's product rule, for k3. "
+        "But the task asks for k1's number at every token. Your weights have more noise in the "
+        "small world.": lambda x, m: reward_to_go(_k3(x, m), m),
+        "right on average: your weights are the second part of section 5's product rule, for k3. "
+        "But the task asks for k1's number at every token, and this counts the earlier tokens as "
+        "well. They only add noise.": lambda x, m: torch.where(
+            m, _k3(x, m).sum(1, keepdim=True), 0.0
+        ),
         "right on average, but the 1 in the derivative of k3 is missing. A constant gives nothing "
         "on average, only noise. With it, both terms have k1's number.": (
             lambda x, m: torch.where(m, reward_to_go(x, m) + torch.exp(-_real(x, m)), 0.0)
