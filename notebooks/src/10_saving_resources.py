@@ -870,8 +870,8 @@ for n in (1, 64):
 # higher than with the critic from the SFT model (1.3 to 2.0 times), and its reviews are shorter.
 #
 # Had the adapters finished learning? Their score (what the reward model says) still rose in the second
-# half of the run: its mean is 0.31 over steps 10 to 13, and 0.51 over steps 20 to 23. They had the
-# learning rate of full training, but usually get a larger one. A smaller learning rate without
+# half of the run: its mean is 0.31 over steps 10 to 13, and 0.51 over steps 20 to 23. And they
+# moved less than any run of the line. They had the learning rate of full training, but usually get a larger one. A smaller learning rate without
 # adapters may be as good. We have not tried it.
 #
 # The critic that starts from the SFT model saves no memory, and learns later. After five steps, the

