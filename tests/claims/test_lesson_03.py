@@ -357,7 +357,7 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         total = {name: core.aggregate(x, mask).item() for name, x in surprise.items()}
         falls = [shown["base"][0], shown["SFT"][0]]
         said("at the first token: the surprise falls from", *falls, total["base"], total["SFT"])
-        said("Both get the same titles, at the temperature", usual.temperature)
+        said("Both get the same titles, at temperature", usual.temperature)
         said("in the middle of a sentence, at the limit of", usual.max_new_tokens)
         eos = (people[1].response_ids == tokenizer.eos_token_id) & mask
         stops = {name: (-x[eos]).exp().mean().item() for name, x in surprise.items()}
