@@ -222,9 +222,8 @@ experiments.shown(four, {"pass_1": "pass@1"}, digits=3)
 # A range does not say what *other* seeds would give. A **95 % interval** does. We build it for RLOO
 # and GRPO.
 #
-# **Pair the runs.** Two runs with the same seed get the training problems in the same order, and the
-# same random numbers draw their test answers. If these are lucky, both runs score higher, and their
-# difference hardly changes. So for each seed we subtract GRPO's pass@1 from RLOO's.
+# **Pair the runs.** Two runs with the same seed get the training problems in the same order. If this
+# order is lucky, both runs score higher, and their difference hardly changes. So for each seed we subtract GRPO's pass@1 from RLOO's.
 #
 # 1. The three differences are −0.0058, 0.0259 and −0.0064. Their mean is 0.0046.
 # 2. How far do they lie apart? Their standard deviation is 0.0185 (`torch.std`, which divides by

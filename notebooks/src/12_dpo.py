@@ -405,12 +405,12 @@ show.microscope(tokens[columns], "implicit_reward", text="all")
 tokens.groupby("text").implicit_reward.sum().round(2)
 
 # %% [markdown]
-# The implicit rewards of the two responses are 0.04 and −0.26. So this pair is in the right order,
-# with a margin of 0.30.
+# The implicit rewards of the two responses are 0.04 and −0.26. So the margin is 0.30.
 #
 # - **The reward is spread.** Most tokens have a few hundredths. The strongest token is *ering* (of
 #   *offering*) in the rejected response, with −0.125.
-# - **This pair is no rule:** its chosen response has become *more* likely (section 9).
+# - **This pair is no rule.** After these twenty steps, only 51 % of 2,000 new pairs are in the right
+#   order.
 # - **One label for about twenty tokens.** Lesson 13 asks what the number of a single token means.
 
 # %% [markdown]
@@ -679,7 +679,8 @@ print(
 # %% [markdown] tags=["exercise"]
 # <details><summary>What you should see in section 8's run</summary>
 #
-# A little more than half of the pairs are in the right order. In about half of these, the chosen
+# A little more than half of the pairs are in the right order. So few pairs cannot tell this from
+# a coin (section 8). In about half of these, the chosen
 # response has become less likely. The rejected one has then fallen too, and further: otherwise the
 # pair would not be in the right order. The loss counts such a pair as a success.
 # </details>

@@ -220,6 +220,12 @@ def test_the_critics_loss_is_half_the_squared_error():
     assert torch.allclose(core.value_loss(values, returns, mask), by_hand)
 
 
+def train_ppo(actor, critic, reward_model, tokenizer, config, **options):
+    score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)
+    prompts = tasks.reviews.rl_prompts()
+    loops.train_ppo(actor, critic, tokenizer, prompts, score, config, **options)
+
+
 def test_the_clip_is_no_wall():
     """After the updates on one batch, some tokens have moved much further than 20 %."""
     beyond, furthest = [], []
@@ -230,42 +236,24 @@ def test_the_clip_is_no_wall():
         furthest.append(max(ratio.max().item(), 1 / ratio.min().item()))
         return core.ppo_clip(logprobs, old, advantages, mask, **clip)
 
-    (actor, tokenizer), (critic, _) = (
-        models.load_policy("tiny-reviews-sft"),
-        models.load_scalar("tiny-reviews-reward"),
-    )
-    reward_model = copy.deepcopy(critic)
-    loops.train_ppo(
-        actor,
-        critic,
-        tokenizer,
-        tasks.reviews.rl_prompts(),
-        rewards.rollout_score(reward_model, tokenizer.eos_token_id),
-        loops.PPOConfig(steps=1, batch_size=8, minibatch_size=4),
-        formulas=loops.PPOFormulas(ppo_clip=ppo_clip),
-    )
+    actor, tokenizer = models.load_policy("tiny-reviews-sft")
+    critic, _ = models.load_scalar("tiny-reviews-reward")
+    config = loops.PPOConfig(steps=1, batch_size=8, minibatch_size=4)
+    formulas = loops.PPOFormulas(ppo_clip=ppo_clip)
+    train_ppo(actor, critic, copy.deepcopy(critic), tokenizer, config, formulas=formulas)
     assert len(beyond) == 4 and beyond[-1].any()
     assert furthest[-1] > 1.5
 
 
 def test_ppo_trains_the_actor_and_the_critic_only():
     """The reward model and the reference of the page's short run stay as they are."""
-    (actor, tokenizer), (critic, _) = (
-        models.load_policy("tiny-reviews-sft"),
-        models.load_scalar("tiny-reviews-reward"),
-    )
-    reference, reward_model = models.load_policy("tiny-reviews-sft")[0], copy.deepcopy(critic)
+    actor, tokenizer = models.load_policy("tiny-reviews-sft")
+    critic, _ = models.load_scalar("tiny-reviews-reward")
+    reference, reward_model = copy.deepcopy(actor), copy.deepcopy(critic)
     networks = [actor, critic, reference, reward_model]
     before = [[p.detach().clone() for p in network.parameters()] for network in networks]
-    loops.train_ppo(
-        actor,
-        critic,
-        tokenizer,
-        tasks.reviews.rl_prompts(),
-        rewards.rollout_score(reward_model, tokenizer.eos_token_id),
-        loops.PPOConfig(steps=1, batch_size=4, minibatch_size=4, epochs=1),
-        reference=reference,
-    )
+    config = loops.PPOConfig(steps=1, batch_size=4, minibatch_size=4, epochs=1)
+    train_ppo(actor, critic, reward_model, tokenizer, config, reference=reference)
     changed = [
         any(not torch.equal(p, q) for p, q in zip(network.parameters(), old, strict=True))
         for network, old in zip(networks, before, strict=True)

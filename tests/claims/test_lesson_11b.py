@@ -17,7 +17,6 @@ from minirlhf.classroom.lessons.lesson_11b import (
     COMPARISONS,
     DIFFERENCES,
     FACTORS,
-    NAMES,
     OVERLOOKED,
 )
 from minirlhf.evaluate import paired_difference
@@ -540,7 +539,7 @@ def test_the_verdicts_of_the_exercise_follow_the_rule():
 
 @pytest.mark.parametrize("variant, wrong", OVERLOOKED)
 def test_the_checker_names_what_a_wrong_verdict_overlooks(variant, wrong):
-    assert wrong in NAMES and wrong != COMPARISONS[variant]
+    assert wrong in COMPARISONS.values() and wrong != COMPARISONS[variant]
     result = check.six_comparisons(COMPARISONS | {variant: wrong})
     assert not result and OVERLOOKED[variant, wrong] in result.message
     assert result.message.startswith(f'variant {variant} is not "{wrong}": ')
@@ -553,7 +552,7 @@ def test_the_checker_asks_for_a_verdict_that_is_missing_or_has_another_name(vari
         answers = {v: said for v, said in COMPARISONS.items() if v != variant} | given
         result = check.six_comparisons(answers)
         assert not result and result.message.startswith(f"variant {variant} needs a verdict.")
-        assert all(f'"{name}"' in result.message for name in NAMES)
+        assert all(f'"{name}"' in result.message for name in COMPARISONS.values())
         assert len(result.message) <= LONGEST
     other = check.six_comparisons(COMPARISONS | {"A": "behind"})
     assert not other and "section 3b" in other.message

@@ -243,13 +243,11 @@ TEMPERATURES = {  # a message -> the probabilities of the words
         x * t
     ).softmax(-1),
 }
-ZERO = (
-    "a word of probability 0 is drawn when the uniform number is 0. The number has passed a sum "
-    "that is *equal* to it, too: compare with <=, or look for the first sum *above* it."
-)
 ENDS = {  # a message -> the word, from the cumulative sums and the uniform numbers (B, 1)
     "": lambda c, u: (c <= u).sum(-1).clamp(max=c.shape[-1] - 1),
-    ZERO: lambda c, u: (c < u).sum(-1).clamp(max=c.shape[-1] - 1),
+    "a word of probability 0 is drawn when the uniform number is 0. The number has passed a sum "
+    "that is *equal* to it, too: compare with <=, or look for the first sum "
+    "*above* it.": lambda c, u: (c < u).sum(-1).clamp(max=c.shape[-1] - 1),
     "an id lies beyond the last word. Rounding leaves the last cumulative sum a little "
     "below 1, and the uniform number can be above it. Then draw the last word.": lambda c, u: (
         c <= u

@@ -303,8 +303,8 @@ calibrate = Exercise(
         "near, but the task is the candidate with the smallest mean loss.": lambda d, y, t: (
             _answers(d, y, t, best=_equal_means(d, y, t))
         ),
-        "all four numbers look at the differences alone, so the labels are "
-        "missing.": lambda d, y, t: _answers(d, torch.ones_like(y), t),
+        "numbers 1, 3 and 4 do not look at the labels. Only number 2 needs the differences "
+        "alone.": lambda d, y, t: _answers(d, torch.ones_like(y), t),
     },
     edges=((torch.tensor([2.0, 1.0, -1.0]), torch.tensor([True, True, False]), CANDIDATES),),
 )

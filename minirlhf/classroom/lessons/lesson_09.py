@@ -91,9 +91,7 @@ explained_by_position = Exercise(
 
 def _batch_case(g):
     mask = _mask(g)
-    mask[1] = (
-        True  # with padding in the first row only, and full here, the last column is told apart
-    )
+    mask[1] = True  # a full row: in it the last column is the right place for the score
     old, ref = -0.5 - 2 * torch.rand(2, 3, 4, generator=g)
     values = torch.randn(3, 4, generator=g)
     old, ref, values = (torch.where(mask, x, torch.nan) for x in (old, ref, values))

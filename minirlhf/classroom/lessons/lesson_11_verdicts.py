@@ -12,7 +12,6 @@ VERDICTS = {
     "E": "no gain",
     "F": "sharpening with a loss",
 }
-NAMES = sorted(set(VERDICTS.values()))
 MISTAKES = {  # (run, wrong verdict) -> what was overlooked
     ("A", "undecided"): "two seeds' intervals contain 0, but that does not contradict the third. "
     "Look at the pooled interval of pass@16.",
@@ -47,13 +46,38 @@ def six_verdicts(answers: Mapping[str, str]) -> Result:
     Returns:
         The Result. Its message is about the first run whose verdict is missing or wrong.
     """
-    for run, right in VERDICTS.items():
-        given = answers.get(run, "")
+    otherwise = "go through the rule of section 9 from its start."
+    return judge_verdicts(answers, VERDICTS, MISTAKES, otherwise, kind="run")
+
+
+def judge_verdicts(
+    answers: Mapping[str, str],
+    verdicts: Mapping[str, str],
+    mistakes: Mapping[tuple[str, str], str],
+    otherwise: str,
+    *,
+    kind: str,
+) -> Result:
+    """Compare verdicts with the right ones.
+
+    Args:
+        answers: letter -> the verdict that was given.
+        verdicts: letter -> the right verdict. Each verdict that may be given occurs here.
+        mistakes: (letter, wrong verdict) -> what was overlooked.
+        otherwise: the hint for a mistake that is not listed.
+        kind: what a letter stands for, for the messages.
+
+    Returns:
+        The Result. Its message is about the first verdict that is missing or wrong.
+    """
+    names = sorted(set(verdicts.values()))
+    for letter, right in verdicts.items():
+        given = answers.get(letter, "")
         if given == right:
             continue
-        if given not in NAMES:
-            names = ", ".join(f'"{name}"' for name in NAMES)
-            return Result(False, f"run {run} needs a verdict. It is one of {names}.")
-        hint = MISTAKES.get((run, given), "go through the rule of section 9 from its start.")
-        return Result(False, f'run {run} is not "{given}": {hint}')
+        if given not in names:
+            quoted = ", ".join(f'"{name}"' for name in names)
+            return Result(False, f"{kind} {letter} needs a verdict. It is one of {quoted}.")
+        hint = mistakes.get((letter, given), otherwise)
+        return Result(False, f'{kind} {letter} is not "{given}": {hint}')
     return Result(True, "all six verdicts follow the rule.")

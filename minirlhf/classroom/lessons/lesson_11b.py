@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import torch
 
 from minirlhf.classroom.exercise import Exercise, Result
+from minirlhf.classroom.lessons.lesson_11_verdicts import judge_verdicts
 
-FACTORS = {3: 4.30, 4: 3.18, 5: 2.78}  # seeds -> of Student's t, for 95 %
+FACTORS = {3: 4.30, 4: 3.18, 5: 2.78}  # number of seeds -> 95 % factor of Student's t
 
 
 def _runs(g, seeds, prompts=6):
@@ -125,7 +126,6 @@ COMPARISONS = {
     "E": "undecided",
     "F": "ahead, reason open",
 }
-NAMES = ("ahead", "behind", "equal", "undecided", "ahead, reason open")
 ONE_THING = "it differs from GRPO in one thing only. Then the reason is known."
 B_AHEAD = (
     "all three seeds are ahead, and so is the interval over prompts alone. But how far do the "
@@ -159,14 +159,5 @@ def six_comparisons(answers: Mapping[str, str]) -> Result:
     Returns:
         The Result. Its message is about the first variant whose verdict is missing or wrong.
     """
-    for variant, right in COMPARISONS.items():
-        given = answers.get(variant, "")
-        if given == right:
-            continue
-        if given not in NAMES:
-            names = ", ".join(f'"{name}"' for name in NAMES)
-            return Result(False, f"variant {variant} needs a verdict. It is one of {names}.")
-        otherwise = "build the interval of its three differences, and go through section 3b."
-        hint = OVERLOOKED.get((variant, given), otherwise)
-        return Result(False, f'variant {variant} is not "{given}": {hint}')
-    return Result(True, "all six verdicts follow the rule.")
+    otherwise = "build the interval of its three differences, and go through section 3b."
+    return judge_verdicts(answers, COMPARISONS, OVERLOOKED, otherwise, kind="variant")

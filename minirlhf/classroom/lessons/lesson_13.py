@@ -210,7 +210,7 @@ def _shares(evidence, place, mask, *, back=2):
     return torch.stack(hits).mean(1)
 
 
-def _with(at, value):
+def _with_share(at, value):
     """A mistake: the reference with another number for one of the three shares."""
 
     def wrong(evidence, place, mask):
@@ -232,33 +232,33 @@ blame_shares = Exercise(
     _shares,
     {
         "the method blames the token with the highest evidence. "
-        "It must blame the one with the lowest.": _with(
+        "It must blame the one with the lowest.": _with_share(
             0, lambda e, p, m: _hit(torch.where(m, e, -torch.inf).argmax(1), p)
         ),
         "the method can blame the padding: its numbers take part in the minimum. "
-        "Use the mask.": _with(0, lambda e, p, m: _hit(e.argmin(1), p)),
+        "Use the mask.": _with_share(0, lambda e, p, m: _hit(e.argmin(1), p)),
         "the evidence is 0 in the padding. If a response has only positive evidence, 0 is the "
-        "lowest and the padding is blamed. Put infinity there.": _with(
+        "lowest and the padding is blamed. Put infinity there.": _with_share(
             0, lambda e, p, m: _hit(torch.where(m, e, 0.0).argmin(1), p)
         ),
         "the mask comes by multiplication: NaN times 0 is NaN, and 0 can be the lowest number. "
-        "Put infinity in the padding, with torch.where.": _with(
+        "Put infinity in the padding, with torch.where.": _with_share(
             0, lambda e, p, m: _hit((e * m).argmin(1), p)
         ),
         "the rule blames EOS, where no digit stands. The last digit stands before EOS.": (
             lambda *x: _shares(*x, back=1)
         ),
         "the rule takes the end of the padded row. "
-        "The last digit of a response depends on its length: count with the mask.": _with(
+        "The last digit of a response depends on its length: count with the mask.": _with_share(
             1, lambda e, p, m: _hit(torch.full_like(p, m.shape[1] - 2), p)
         ),
         "the random token is drawn from the padded row. "
-        "Draw it from the tokens of the response.": _with(2, lambda e, p, m: 1 / m.shape[1]),
-        "the random token is drawn without EOS. EOS can be drawn, too.": _with(
+        "Draw it from the tokens of the response.": _with_share(2, lambda e, p, m: 1 / m.shape[1]),
+        "the random token is drawn without EOS. EOS can be drawn, too.": _with_share(
             2, lambda e, p, m: (1 / (m.sum(1) - 1)).mean()
         ),
         "the share of a random token is 1 / (mean length). Responses differ in length: take the "
-        "mean of 1 / length.": _with(2, lambda e, p, m: 1 / m.sum(1).float().mean()),
+        "mean of 1 / length.": _with_share(2, lambda e, p, m: 1 / m.sum(1).float().mean()),
         "these are numbers of responses. Divide by B to get shares.": lambda e, p, m: (
             len(p) * _shares(e, p, m)
         ),
