@@ -34,8 +34,7 @@ from minirlhf.classroom import check
 # ## What is compared
 #
 # Lesson 14 had three repairs of DPO. There are many more, and every paper shows that its own is
-# better than DPO. This lab runs eleven of them on the same film reviews. Then it changes the
-# reference and the pairs.
+# better than DPO. This lab runs eleven of them. Then it changes the reference and the pairs.
 #
 # The notation is that of lesson 14. $c$ and $r$ are the log-ratios of the chosen and the rejected
 # response, and $h = c - r$. DPO pulls $h$ up, but less and less. *Imitation* is the loss
@@ -57,10 +56,11 @@ from minirlhf.classroom import check
 # | odds ratio preference optimisation (**ORPO**) | no reference; imitation plus a comparison of odds | section 4 |
 #
 # All these runs start from the same model and see the same 3,200 pairs of human reviews, labelled
-# by single votes: 100 steps of 32 pairs, one learning rate, three seeds. The settings of each loss
-# are near those of its paper or of the libraries. **None was tuned here.** Each policy then writes
-# one review for each of 76 test films. **Gold** is the score of a separate model that no training
-# used. KL is in nats per review, and so is every change of a log-probability.
+# by single votes: 100 steps of 32 pairs, one learning rate, three seeds. (KTO reads 64 single
+# reviews of these pairs' training set at each step.) The settings of each loss are near those of
+# its paper or of the libraries. **None was tuned here.** Each policy then writes one review for each
+# of 76 test films. **Gold** is the score of a separate model that no training used. KL is in nats per
+# review, and so is every change of a log-probability.
 
 # %% [markdown]
 # ## 1. Equal KL first
@@ -135,8 +135,8 @@ show.frontier(four, curves={"DPO": dpo_curve}, log=True, ylabel="gold")
 #   1.1, where TDPO is.
 # - **SimPO went too far**: 14.1 nats. The curve ends at 9.0 nats, with more gold.
 #
-# This is no law: the intervals are wide (KTO's reaches to 0.24), and nothing was tuned. It is a
-# reason to compare curves instead of points.
+# This is no law: the intervals are wide (KTO's reaches to 0.24), and nothing was tuned. So compare
+# curves, not points.
 
 # %% [markdown]
 # ## 2. Labels that are wrong, labels that are too sure
@@ -241,8 +241,8 @@ pd.DataFrame(rows, index=["3 iterations", "10", "30", "100"]).round(3).T
 #
 # - **DPO runs to 1.** $\beta$ holds nothing.
 # - **cDPO stops at 0.30** and **IPO at 0.12**: for each of them there is an $h$ that is too large.
-# - **Hinge stops at 0.99.** It stops as soon as all pairs have their margin, however large the
-#   majorities are. Many policies have it, so where it ends depends on the optimiser.
+# - **Hinge stops at 0.99.** It stops as soon as all pairs have their margin. Many policies give all
+#   pairs their margin; this is the one that the optimiser found.
 # </details>
 #
 # Now other labels in the same world: 20 % of all votes are flipped. A share $p$ of the people
@@ -395,9 +395,8 @@ show.bars(change, label="change of log π, nats, training pairs")
 
 # %%
 asked = experiments.results("order").replace({"variant": names})
-some = ["DPO", "IPO", "TDPO", "NCA", "SimPO", "DPOP", "CPO", "ORPO"]
 columns = {"right_order": "right order", "chosen_change": "chosen, nats"}
-experiments.shown(asked[asked.variant.isin(some)], columns).loc[some]
+experiments.shown(asked, columns).loc[["DPO", *eleven]]
 
 # %% [markdown]
 # - **No loss makes the chosen reviews of new films more likely**, on any seed. DPOP comes closest.
@@ -450,8 +449,8 @@ table.loc[["DPO", *moving]].fillna("no comparison")
 # %% [markdown]
 # ## 5. Whose responses?
 #
-# Now the loss is DPO and the pairs change. The reward model of lesson 08 labels all of them.
-# $\beta$ is 0.5.
+# Now the loss stays (DPO with $\beta$ = 0.5) and the pairs change. The reward model of lesson 08
+# labels all of them.
 #
 # | variant | where the pairs come from |
 # |---|---|
@@ -459,7 +458,7 @@ table.loc[["DPO", *moving]].fillna("no comparison")
 # | *own, once* | two reviews per prompt that the policy wrote before training |
 # | *online DPO* | two of the policy's reviews, new ones at every step |
 # | *iterative DPO* | the best against the worst of four of the policy's reviews, new ones every 25 steps |
-# | *best of eight* | no pairs: imitation of the best of eight reviews that it wrote before training |
+# | *best of eight* | SFT, not DPO: imitation of the best of eight reviews that it wrote before training |
 #
 # The first three have 3,200 labelled pairs each, and you know them from lesson 14. The other two
 # score more reviews. *Distinct-2* is the share of different word pairs in the reviews.
@@ -538,23 +537,28 @@ show.texts(texts.melt(var_name="variant", value_name="review", ignore_index=Fals
 # %% [markdown]
 # ## 6. The verdicts
 #
-# What each repair is for, and where it lies:
+# | repair | made for | seen in sections 2 to 4 | on reviews, at equal KL |
+# |---|---|---|---|
+# | robust DPO | labels that lie, if you know how many do | undoes them exactly; its pull never ends | as DPO |
+# | cDPO | labels that are too sure | a brake: $h$ has a turning point | as DPO |
+# | IPO | labels that are too sure | a target, whatever the labels are | as DPO |
+# | hinge | a margin for each pair | no pull beyond the margin; many optima | as DPO |
+# | NCA | chosen responses that fall | a target for the winners, no floor for the losers | as DPO |
+# | TDPO | staying near the reference | holds the chosen reviews of the training pairs, not those of new films | as DPO |
+# | KTO | thumbs, where there are no pairs | the pushes fade on both sides; no target | as DPO |
+# | DPOP | chosen responses that fall | raises them on the training pairs; fewer new pairs in order | no comparison: moved too little |
+# | CPO, ORPO | one model in memory | the same | no comparison: moved too little |
+# | SimPO | one model in memory, no advantage for short responses | lets both responses of a training pair fall | no comparison: moved too far |
+# | TR-DPO | a reference that keeps up | further, like a smaller $\beta$ | as DPO |
 #
-# | repair | what it is good for | at equal KL, in our record |
+# The last four, compared with *relabelled*:
+#
+# | source | price | on reviews, at equal KL |
 # |---|---|---|
-# | robust DPO | labels that lie, if you know how many do. Its pull never ends: stop early | as DPO |
-# | cDPO, IPO, hinge | labels that are too sure: cDPO is the simplest brake, IPO is finite whatever the labels are, hinge depends on the optimiser | as DPO |
-# | NCA, TDPO | hold the chosen responses of the training pairs; on new films they fall. NCA gives winners a target, TDPO stays near the reference | as DPO |
-# | KTO | thumbs up and down, where there are no pairs | as DPO |
-# | DPOP, CPO, ORPO | raise the chosen responses of the training pairs; CPO and ORPO also need no second model | no comparison: moved too little, and learned less of the order |
-# | SimPO | no second model; no advantage for short responses. Nothing limits it: stop early | no comparison: moved too far |
-# | TR-DPO | another way to set the KL. Try a smaller $\beta$ first | as DPO |
-# | own responses, once | one round of sampling instead of many | ahead per review; per token not sure |
-# | online DPO | pairs that the policy itself would write; costs samples and a judge at every step | ahead |
-# | iterative DPO | the same with few rounds; watch the variety | no comparison: most gold, moved too far |
-# | best of eight | no preference loss at all | not ahead by more than luck; least varied |
-#
-# The last four rows are compared with *relabelled*, the others with DPO's curve.
+# | own, once | one round of sampling | ahead per review; per token not sure |
+# | online DPO | sampling and a judge at every step | ahead |
+# | iterative DPO | a few rounds of sampling; less variety | no comparison: most gold, moved too far |
+# | best of eight | one round of sampling; least variety | not ahead by more than luck |
 #
 # ## What to remember
 #

@@ -523,7 +523,8 @@ def at_equal_kl(said, runs):
     said("do not become surer than", 1 - LOSSES["cdpo"].settings["label_smoothing"])
     said("expect that", flipped)
     prompts = {len(row) for row in runs.gold_by_prompt}
-    said("All these runs start from the same model and see the same", 100 * 32, 100, 32, *prompts)
+    same = "All these runs start from the same model and see the same"
+    said(same, 100 * 32, 100, 32, 2 * 32, *prompts)
     said("lesson 12 ran it with $\\beta$ =", 1, 0.3, 0.1, 0.03)
     by_hand(said, runs)
     said("**Predict.** DPO with $\\beta$ =", 0.1, golds["dpo"])
@@ -643,7 +644,7 @@ def reference(said, runs):
 
 
 def responses(said, runs):
-    said("labels all of them. $\\beta$ is", 0.5)
+    said("Now the loss stays (DPO with $\\beta$ =", 0.5)
     said("new ones every", 25)
     said("The first three have", 3200)
     best = "iterative-dpo"
@@ -667,7 +668,7 @@ def responses(said, runs):
     variety = {v: mean(runs, v, "distinct_2") for v in (HUMAN, *OWN)}
     said("Distinct-2 falls from", *[variety[v] for v in (HUMAN, "online-dpo", best)])
     said("has no fresh responses, and the lowest:", variety[IMITATED])
-    said("than luck; least varied", min(variety, key=variety.get) == IMITATED)
+    said("one round of sampling; least variety", min(variety, key=variety.get) == IMITATED)
 
 
 def exercises(said, runs):

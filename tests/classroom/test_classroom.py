@@ -464,8 +464,8 @@ DIFFERENT = {  # right answers written in another way
     ),
     "simpo_loss": lambda x, m, b, c: torch.stack(
         [
-            torch.nn.functional.softplus(c - b * (x[i][m[i]].mean() - x[i + 4][m[i + 4]].mean()))
-            for i in range(4)
+            torch.nn.functional.softplus(c - b * (x[i][m[i]].mean() - x[j][m[j]].mean()))
+            for i, j in enumerate(range(len(x) // 2, len(x)))
         ]
     ),
     "best_of_n_gold": lambda gold, proxy, n: torch.stack(

@@ -244,6 +244,9 @@ def _sequences_case(g):
     )
 
 
+_PAIR_MASK = torch.tensor([[True, False], [True, True]])
+
+
 def _means(x, mask, whole=False):
     sums = torch.where(mask, x, 0.0).sum(1)
     return (sums if whole else sums / mask.sum(1)).chunk(2)
@@ -280,6 +283,7 @@ simpo_loss = Exercise(
         ),
     },
     differentiate=("logprobs",),
+    edges=((torch.tensor([[-400.0, torch.nan], [-1.0, -1.0]]), _PAIR_MASK, 2.0, 0.5),),
 )
 
 
