@@ -358,10 +358,8 @@ DIFFERENT = {  # right answers written in another way
     ),
     "dpo_of_a_batch": lambda n, r, m, b: torch.stack(
         [
-            torch.nn.functional.softplus(
-                b * ((n - r)[i + 3][m[i + 3]].sum() - (n - r)[i][m[i]].sum())
-            )
-            for i in range(3)
+            torch.nn.functional.softplus(b * ((n - r)[j][m[j]].sum() - (n - r)[i][m[i]].sum()))
+            for i, j in enumerate(range(len(n) // 2, len(n)))
         ]
     ),
     "soft_value": lambda p, q, b: q.max() + b * (p.exp() * ((q - q.max()) / b).exp()).sum().log(),

@@ -202,11 +202,15 @@ def _sums_case(g):
     return new, ref, mask, 0.1 + torch.rand((), generator=g).item()
 
 
-def _pair_loss(new, ref, mask, beta, *, mean=False, right=True):
+def _pair_margin(new, ref, mask, beta, *, mean=False, right=True):
     whole = torch.where(mask, new, 0.0).sum(1) - torch.where(mask, ref, 0.0).sum(1)
     whole = whole / mask.sum(1) if mean else whole
     chosen, rejected = whole.chunk(2) if right else (whole[::2], whole[1::2])
-    return -logsigmoid(beta * (chosen - rejected))
+    return beta * (chosen - rejected)
+
+
+def _pair_loss(*case, **wrong):
+    return -logsigmoid(_pair_margin(*case, **wrong))
 
 
 dpo_of_a_batch = Exercise(
@@ -215,17 +219,28 @@ dpo_of_a_batch = Exercise(
     _sums_case,
     _pair_loss,
     {
+        "log(sigmoid(x)) is minus infinity where x is very negative. Use logsigmoid.": lambda *x: (
+            -torch.sigmoid(_pair_margin(*x)).log()
+        ),
         "the bug is still there. On paper, take a response of two tokens with the "
         "log-probabilities -1 and -3. What is the log-probability of the response, "
         "and what is used?": lambda *x: _pair_loss(*x, mean=True),
         "you paired neighbouring rows. The first half of the rows is "
         "chosen, the second half is rejected.": lambda *x: _pair_loss(*x, right=False),
         "chosen and rejected are exchanged.": lambda n, r, m, b: _pair_loss(
-            n.roll(3, 0), r.roll(3, 0), m.roll(3, 0), b
+            *(x.roll(len(x) // 2, 0) for x in (n, r, m)), b
         ),
         "this is one number for the batch. Return the loss of each pair.": lambda *x: (
-            _pair_loss(*x).mean().expand(3)
+            _pair_loss(*x).mean().expand(len(x[0]) // 2)
         ),
     },
     differentiate=("logprobs",),
+    edges=(
+        (
+            torch.tensor([[-400.0], [-1.0]]),
+            -torch.ones(2, 1),
+            torch.ones(2, 1, dtype=torch.bool),
+            1.0,
+        ),
+    ),
 )

@@ -258,6 +258,10 @@ simpo_loss = Exercise(
     _sequences_case,
     lambda x, m, b, c: simpo(*_means(x, m), beta=b, margin=c),
     {
+        "log(sigmoid(x)) is minus infinity where x is very negative. "
+        "Use logsigmoid.": lambda x, m, b, c: (
+            -torch.sigmoid(b * (_means(x, m)[0] - _means(x, m)[1]) - c).log()
+        ),
         "these are sums, not means. "
         "A longer response would get a lower reward because of its length.": lambda x, m, b, c: (
             simpo(*_means(x, m, True), beta=b, margin=c)
