@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from tests.notebooks.budget import words
@@ -10,6 +11,7 @@ from tests.notebooks.budget import words
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 
 
 def without_code(text: str) -> str:
@@ -77,3 +79,38 @@ def test_broken_links_are_found(tmp_path):
         "`[j](gone.md)`\n```\n[k](gone.md)\n```\n"
     )
     assert broken(page) == ["gone.md", "other.md#gone", "#gone", "gone.png", "other.md#no-heading"]
+
+
+def misread(text: str) -> list[str]:
+    """Marks that a reader of Markdown takes for something else than the author meant.
+
+    In the summary of a folded text, Markdown and formulas are not rendered. A line of a paragraph
+    or of a formula that begins with + or - becomes an item of a list.
+    """
+    summaries = re.findall(r"<summary>(.*?)</summary>", text, flags=re.S)
+    found = [summary for summary in summaries if re.search(r"[*`$]|\]\(", summary)]
+    lines = re.sub(r"```.*?```", "", text, flags=re.S).split("\n")
+    for before, line in zip(lines, lines[1:], strict=False):
+        in_text = re.match(r"[^\s|<#>*+-]", before) and not re.match(r"\d+\.", before)
+        if in_text and re.match(r"[+-] ", line) and not before.endswith(":"):
+            found.append(line)
+    return found
+
+
+def markdown(path: Path) -> list[str]:
+    if path.suffix == ".md":
+        return [path.read_text(encoding="utf-8")]
+    cells = nbformat.read(path, 4).cells
+    return [cell.source for cell in cells if cell.cell_type == "markdown"]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_mark_is_misread(path):
+    assert [found for text in markdown(path) for found in misread(text)] == []
+
+
+def test_misread_marks_are_found():
+    assert misread("the reward (prefix\n+ EOS) is") == ["+ EOS) is"]
+    assert misread("$$ a\n- b $$") == ["- b $$"]
+    assert misread("<summary>Is *a* equal to $b$?</summary>") == ["Is *a* equal to $b$?"]
+    assert misread("<summary>Is <em>a</em> equal to b?</summary>\n\nYes:\n\n- one\n- two") == []

@@ -663,7 +663,7 @@ table.round(2)
 # counts the same, and how strong the KL penalty is.
 # </details>
 #
-# <details><summary>6. The actor writes *stop* at the end of a review more often than the reference would.
+# <details><summary>6. The actor writes <em>stop</em> at the end of a review more often than the reference would.
 # Whose advantages does this penalty lower?</summary>
 #
 # That of *stop*, and those of all tokens before it, because it is a later penalty for them. In the table of

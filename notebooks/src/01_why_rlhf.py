@@ -687,7 +687,7 @@ show.lines(
 # zero of its own. Ours is set by convention: the mean of the SFT model's responses is 0.
 # </details>
 #
-# <details><summary>4. Take the unfinished reviews "The film is a brilliant" and "The film is a boring". Are the rewards after *a* equal in the two?</summary>
+# <details><summary>4. Take the unfinished reviews "The film is a brilliant" and "The film is a boring". Are the rewards after <em>a</em> equal in the two?</summary>
 #
 # Yes, in both ways to ask. Prefix + EOS reads the same short response. One pass has read the same
 # tokens, and the model cannot look ahead. At the adjective both put *brilliant* above *boring*, and
@@ -706,8 +706,8 @@ show.lines(
 #
 # **Another reward model.** Some lecture notes on RLHF begin with a picture of the reward of every
 # prefix of "I love to walk the dog, what do you like?", with twelve numbers. We do not know how
-# the prefixes were read. Ours likes *love*: "I love" has the highest reward, 1.34 (prefix
-# + EOS), and all later prefixes have a lower one. The correlation of the notes' numbers with ours is
+# the prefixes were read. Ours likes *love*: "I love" has the highest reward, 1.34 (prefix + EOS),
+# and all later prefixes have a lower one. The correlation of the notes' numbers with ours is
 # −0.01 (prefix + EOS) and −0.02 (one pass). So we see no agreement. But twelve prefixes that contain
 # each other are few, and ours knows film reviews only. `minirlhf score "I love to walk the dog"`
 # shows the rewards of any sentence.

@@ -103,8 +103,8 @@ from minirlhf.classroom import FAST, check
 # **All at once.** Which $n$ is best? GAE takes a weighted mean of all of them. The longer the
 # estimate, the smaller its weight:
 #
-# $$ \hat A_t = (1-\lambda)\,\hat A_t^{(1)} + (1-\lambda)\lambda\,\hat A_t^{(2)}
-# + (1-\lambda)\lambda^2\,\hat A_t^{(3)} + \dots $$
+# $$ \hat A_t = (1-\lambda)\,\hat A_t^{(1)} + (1-\lambda)\lambda\,\hat A_t^{(2)} +
+# (1-\lambda)\lambda^2\,\hat A_t^{(3)} + \dots $$
 #
 # For $\lambda = 0.5$ the weights are 1/2, 1/4, 1/8 and so on. For every $\lambda$ below 1 they sum
 # to 1.

@@ -257,8 +257,8 @@ table.round(3)
 # $\sum_y \pi(y) f(y)$. The policy stands in it twice: in the weight $\pi(y)$, and inside $f(y)$. So
 # the product rule gives two parts. With $\nabla \pi = \pi\, \nabla \log \pi$ (lesson 04) they are
 #
-# $$ \nabla\, \mathbb{E}_{y \sim \pi}[f(y)] = \mathbb{E}[\nabla f(y)]
-# + \mathbb{E}[f(y)\, \nabla \log \pi(y)] . $$
+# $$ \nabla\, \mathbb{E}_{y \sim \pi}[f(y)] = \mathbb{E}[\nabla f(y)] +
+# \mathbb{E}[f(y)\, \nabla \log \pi(y)] . $$
 #
 # - **Add $f$ to the loss**: you get the first part only. The batch holds responses already drawn.
 #   `backward` cannot see that a changed policy would draw others.
@@ -340,8 +340,8 @@ table.round(3)
 #
 # The KL has 0.195. What has 0.15? Split the bracket:
 #
-# $$ \mathbb{E}[\nabla k_3] = \sum_y \pi(y)\, \nabla \log \pi(y)
-# - \sum_y \pi(y)\, e^{-\ell(y)}\, \nabla \log \pi(y) . $$
+# $$ \mathbb{E}[\nabla k_3] = \sum_y \pi(y)\, \nabla \log \pi(y) -
+# \sum_y \pi(y)\, e^{-\ell(y)}\, \nabla \log \pi(y) . $$
 #
 # The first sum is 0 (section 5). In the second, $\pi\, e^{-\ell}$ is $\pi_{\text{ref}}$, which is
 # fixed. So
@@ -788,7 +788,7 @@ check.coefficient_for_kl(coefficient_for_kl)
 # has moved since then is the business of the ratio and its clip.
 # </details>
 #
-# <details><summary>4. Near the reference, how wrong is $k_3$ in the loss?</summary>
+# <details><summary>4. Near the reference, how wrong is k₃ in the loss?</summary>
 #
 # For responses of one token it hardly matters: near the reference the two KL divergences agree, and
 # so do their gradients. For longer responses the later tokens are still missing.

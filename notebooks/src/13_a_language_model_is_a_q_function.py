@@ -742,7 +742,7 @@ pd.DataFrame(scores, index=["surprisal", "last digit", "random"]).round(2)
 # than the error.
 # </details>
 #
-# <details><summary>4. Does a policy know $V^*$, or only $Q^* - V^*$?</summary>
+# <details><summary>4. Does a policy know V<sup>∗</sup>, or only Q<sup>∗</sup> − V<sup>∗</sup>?</summary>
 #
 # Only $Q^* - V^*$. At the optimum, sums from the start give $V^*$ of every prefix minus $V^*$ of the
 # prompt. One known reward of a response to this prompt gives that number, too (section 3).

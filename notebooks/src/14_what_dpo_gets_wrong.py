@@ -735,7 +735,7 @@ show.lines(yes, xlabel="step", ylabel="log-ratio of yes")
 # what the judge likes by mistake.
 # </details>
 #
-# <details><summary>3. My judge is a rule that always gives the same label. Does a larger $\beta$ help DPO?</summary>
+# <details><summary>3. My judge is a rule that always gives the same label. Does a larger β help DPO?</summary>
 #
 # It delays. The loss still asks for an infinite $h$. Use IPO, or stop early.
 # </details>
