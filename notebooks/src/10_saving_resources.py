@@ -20,7 +20,7 @@
 # - choose among the usual savings, and say what each one costs.
 #
 # **You need** lesson 04 (REINFORCE, baselines) and lesson 06 (PPO and its four models). Lesson 07
-# (the KL penalty) helps. About 60 minutes to read and 100 for the exercises.
+# (the KL penalty) helps. About 60 minutes to read and 105 for the exercises.
 
 # %%
 import copy
@@ -37,7 +37,8 @@ from minirlhf.classroom import FAST, check
 # ## 1. The idea: what is trained is what costs
 #
 # Proximal policy optimisation (PPO) keeps four models in memory. The actor and the critic are
-# trained. The reference and the reward model are only read. For a model with $N$ weights
+# trained. The reference and the reward model are only read. For a model with $N$ weights (elsewhere $N$
+# counts prompts)
 #
 # $$ \text{bytes} \approx 16\, N \;\text{ if it is trained}, \qquad
 # \text{bytes} \approx 2\, N \;\text{ if it is only read.} $$
@@ -54,13 +55,12 @@ from minirlhf.classroom import FAST, check
 # | **all four** | | | **252 GB** | **2,520 GB** |
 #
 # An H100, a large graphics processor (GPU), has room for 86 GB. (It is sold as 80 GB of $2^{30}$
-# bytes.) So these parts alone fill 3 of them at 7B, and 30 at 70B. The critic takes 44 %. The savings
-# that matter leave it out, or train fewer weights.
+# bytes.) So these parts alone fill 3 of them at 7B, and 30 at 70B. The critic takes 44 %.
 
 # %% [markdown]
 # ## 2. Memory, counted and measured
 #
-# What must be in memory? Training a model needs four parts:
+# Training a model needs four parts in memory:
 #
 # - The **weights**.
 # - The **gradients**: one number per weight.
@@ -71,7 +71,7 @@ from minirlhf.classroom import FAST, check
 # Before training, the actor samples. That needs a fifth part, the **cache**: the keys and values of
 # all tokens so far. With it, attention need not compute them again for every new token. A 7B model (32
 # layers of width 4096) keeps one key and one value per layer. With 2 bytes per number, that makes
-# 2 · 32 · 4096 · 2 bytes = 0.52 MB per token of *each* response. (A megabyte, MB, is a million bytes.)
+# 2 · 32 · 4096 · 2 bytes = 0.52 MB per token of *each* response.
 #
 # Not all parts are in memory at the same time:
 #
@@ -80,34 +80,21 @@ from minirlhf.classroom import FAST, check
 # | sampling | weights, optimiser's state | the actor's cache |
 # | training | weights, optimiser's state, gradients | the activations of the model that is trained now |
 #
-# **The larger of the two sums is the memory that a step needs.**
+# **The larger of the two sums is the memory that a step needs.** In between, the other models *score* the
+# responses. Done in pieces, this needs less.
 #
 # A number has 4 bytes in the format *float32*, and 2 bytes in *bfloat16*. bfloat16 keeps fewer than
 # three decimal digits. Add an update of 0.001 to a weight of 1: the sum is rounded to 1, and the
 # update is lost. So with bfloat16 weights, the optimiser keeps everything in float32: both moments, and
-# a precise copy of each weight.
-#
-# **Predict:** how many bytes does a *trained* weight take in float32, and how many in bfloat16?
-
-# %% tags=["predict"]
-for bf16 in (True, False):
-    parts = (models.weights_bytes, models.gradient_bytes, models.optimiser_bytes)
-    counts = [count(1, bf16=bf16) for count in parts]
-    print("bfloat16" if bf16 else "float32", counts, "sum", sum(counts))
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# The three numbers are weight, gradient and optimiser.
+# a precise copy of each weight. In bytes, a trained weight takes:
 #
 # | format of the weights | weight | gradient | two moments | copy | sum |
 # |---|---|---|---|---|---|
 # | bfloat16 | 2 | 2 | 4 + 4 | 4 | **16** |
 # | float32 | 4 | 4 | 4 + 4 | 0 | **16** |
 #
-# For a trained weight, bfloat16 saves nothing. It halves the models that are only read, the activations
-# and the cache, and makes arithmetic faster.
-# </details>
+# So bfloat16 saves nothing for a trained weight. It halves the models that are only read, the
+# activations and the cache, and makes arithmetic faster.
 #
 # **Is the count right?** We take one step with `tiny-reviews-sft`, the small model of
 # lesson 06, in float32. The batch has 16 responses. Prompt and response have 8 + 24 = 32 tokens.
@@ -153,34 +140,41 @@ assert (table["counted, MB"] / table["measured, MB"]).between(0.999, 1).all()
 table.round(1)
 
 # %% [markdown]
-# Here the **activations** are the largest part. How do they grow? A block of our model has width $d$.
-# This is what it keeps for each token:
+# Here the **activations** are the largest part. How do they grow? A block of width $d$ has attention and
+# an *inner layer*: matrices with a nonlinearity between them. A *norm* rescales the input of each. The
+# large models of this lesson have Llama's blocks, with another norm and inner layer. For each
+# token a block keeps:
 #
-# | part of the block | weights | numbers kept per token |
-# |---|---|---|
-# | two norms: input and output | few | $4d$ |
-# | attention: queries, keys, values and output | $4d^2$ | $4d$ |
-# | inner layer, $4d$ wide: before and after its nonlinearity | $8d^2$ | $8d$ |
-# | **sum** | $12d^2$ | $16d$ |
+# | part | weights, our model | numbers kept | weights, Llama (7B) | numbers kept |
+# |---|---|---|---|---|
+# | two norms | few | $4d$: input and output | few | $6d$: the rescaled input, too |
+# | attention: queries, keys, values and output | $4d^2$ | $4d$ | $4d^2$ | $4d$ |
+# | inner layer | $8d^2$: two matrices, $4d$ wide | $8d$: before and after the nonlinearity | $8.1d^2$: three matrices, $2.7d$ wide | $10.8d$: four times the width |
+# | **sum** | $12d^2$ | $16d$ | $12.1d^2$ | $20.8d$ |
 #
 # $$ \frac{\text{activations}}{\text{weights}} \approx
 # \frac{\text{tokens} \cdot 16\, d}{12\, d^2} = 1.3\, \frac{\text{tokens}}{d} . $$
 #
-# In words: more tokens at once mean more activations per weight, and a wider model means fewer. Our
-# model has $d = 256$ and reads 16 · 32 = 512 tokens at once. That makes 2.7 activations per weight, or
-# 11 bytes. The moments take 8. The larger models of this lesson have blocks of another kind (Llama's).
-# Their norms and their inner layer keep more: $21d$ in all. For them the factor is 1.7 instead of 1.3.
+# In words: more tokens at once mean more activations per weight, and a wider model means fewer. For
+# Llama the factor is 1.7 instead of 1.3.
+#
+# Our model has $d = 256$ and reads 16 · 32 = 512 tokens at once. That makes 2.7 activations per weight
+# of a block, or 11 bytes. The moments take 8. (The 40.8 / 17.0 = 2.4 of the whole model also count
+# embedding and logits.)
 #
 # **Predict.** A 7B model has $d = 4096$, in bfloat16. A response has 1,536 tokens (with its prompt).
 # How many responses at once must it train on until the activations take more than the optimiser's
-# state (moments and copy)? And which is the **worst phase** of a step, the one that needs most memory?
+# state (moments and copy)?
 #
-# The cell shows GB. 64 responses are decoded together (`decode_batch`). The models are trained on
-# *one* at a time (`micro_batch`). *logits* are two temporary copies of its next-token scores, in
-# float32. They count as activations.
+# In a step, 64 responses are decoded together (`decode_batch`), and the models are trained
+# on *one* at a time (`micro_batch`). Which is the **worst phase**, the one that needs most memory?
+#
+# The cell shows GB. *logits* are the actor's next-token scores: two copies in float32, needed
+# for a moment when it is trained. They count as activations.
 
 # %% tags=["predict"]
-step = models.Plan(prompts=128, group_size=8, bf16=True)  # 8 responses per prompt
+# 8 responses to each prompt; PPO makes no use of their being a group
+step = models.Plan(prompts=128, group_size=8, bf16=True)
 assert (step.decode_batch, step.micro_batch) == (64, 1)  # unless we say otherwise
 held = pd.DataFrame(models.four_models(step, models.LLAMA_7B)).T / 1e9
 held.loc["sum"] = held.sum()
@@ -198,9 +192,7 @@ held.round(1)
 # | sampling, GB | 53.4 | 160.1 | | | 51.5 | **265** |
 # | training, GB | 53.4 | 160.1 | 26.7 | 8.8, of the actor | | **249** |
 #
-# So the worst phase is sampling. (This model has 6.74 billion weights, or 13.5 GB. Reward model and
-# critic have no output matrix over the vocabulary: 13.2 GB.) Four 7B models need 265 GB: 4 H100, and
-# not 3 as in section 1.
+# So the worst phase is sampling. Four 7B models need 265 GB: 4 H100, and not 3 as in section 1.
 # </details>
 
 # %% [markdown]
@@ -221,9 +213,9 @@ held.round(1)
 # 3,350 GB per second.
 #
 # **Sampling.** To write one token with a 7B model, the machine reads all weights: 14 GB in bfloat16.
-# That takes 14 / 3,350 seconds = 4.2 ms. The arithmetic, 2 · 7 = 14 billion FLOP, takes 0.014 ms. So
-# nearly all of the time goes into reading. But several responses can be **decoded
-# together**: they share one reading of the weights. Their caches are not shared.
+# That takes 14 / 3,350 seconds = 4.2 ms. The arithmetic, 2 · 7 = 14 billion FLOP, takes 0.014 ms. But
+# several responses can be **decoded together**: they share one reading of the weights. Their caches are
+# not shared.
 #
 # **Predict.** Each response has 500 tokens so far. How long does the next token take for one response,
 # for 20 that are decoded together, and for 100? What takes longest: reading the weights, reading the
@@ -262,8 +254,8 @@ for together in (1, 20, 100):
 # | train on them, one by one (a backward pass counts as two) | 300 times: 1.3 s | | 4.2 s | 4.2 s |
 #
 # **Sampling is limited by memory bandwidth, the bytes read per second. Training is limited by FLOP.**
-# One by one, sampling takes a hundred times as long as training. Together, it takes three times as
-# long.
+# One by one, sampling takes a hundred times as long as training this model. Together, it takes three
+# times as long.
 #
 # **The price is room in memory.** At the end, the cache of the 100 responses takes 52 GB, beside 14 GB of
 # weights.
@@ -276,13 +268,14 @@ for together in (1, 20, 100):
 # $$ W x \;\to\; W x + s\, U D x . $$
 #
 # $D$ maps down from the width of the input to a small rank $k$. $U$ maps up to the width of the
-# output. $s$ is a fixed factor. Only $U$ and $D$ are trained. $U$ is 0 at first, so the model starts
-# unchanged.
+# output. Only $U$ and $D$ are trained. $U$ is 0 at first, so the model starts unchanged. The factor $s$
+# is fixed: a setting $\alpha$ divided by $k$. In this lesson $\alpha = 2k$, so $s$ is 2, and *every* matrix
+# of a block has an adapter.
 #
 # For a matrix of 4096 × 4096 and rank 16, the adapter has 16 · (4096 + 4096) = 131,072 weights. That
-# is 0.8 % of the matrix. So nearly all of the model takes 2 bytes per weight instead of 16. (Adapters
-# are in float32: 16 bytes per weight, too.) And **with its adapters switched off, the actor *is* the
-# reference.**
+# is 0.8 % of the matrix. (Our small model's matrices are narrow: there it is 6 % of the model.) So
+# nearly all of a large model takes 2 bytes per weight instead of 16. Adapters are in float32: 16 bytes
+# per weight, too. And **with its adapters switched off, the actor *is* the reference.**
 
 # %%
 adapted = models.with_lora(copy.deepcopy(sft), rank=16)
@@ -303,17 +296,28 @@ print(f"{sum(p.numel() for p in trained):,} of {N:,} weights are trained")
 # ## 5. The savings, one at a time
 #
 # Here is the bill for one step in bfloat16, the `step` of section 2. It samples 1,024 responses of
-# 1,024 tokens, for prompts of 512 tokens, and decodes 64 together. Training reads one response at a
-# time. With LoRA, both the actor and the critic have adapters. The columns:
+# 1,024 tokens, for prompts of 512 tokens. The savings:
 #
-# - The memory, **7B** and **70B**: GB in the worst phase of the step. The 70B model has a small cache,
-#   because its heads share their keys (question 5). So its worst phase is training.
-# - The time, **sampling**, **scoring** and **training**: seconds at 70B on 64 H100. The GPUs work as
-#   one machine. *Scoring* is one forward pass each of the reward model, the reference and the critic,
-#   over the finished responses. We assume that the GPUs reach 40 % of their speed in arithmetic and 60
-#   % in reading.
+# | saving | what changes | its price |
+# |---|---|---|
+# | **critic on the actor's trunk** | The *trunk* is all of a model except its last layer. The critic is one more output on the actor's trunk. | two losses pull at the same weights |
+# | **LoRA of rank 16** | actor and critic have adapters | the change of each matrix has at most rank 16 |
+# | **no critic** | one trained model less | another baseline is needed (section 7 and lesson 11b) |
+# | **a rule, no reward model** | a program checks the answer | possible only for some tasks |
+# | **no reference** | one frozen model less | no KL penalty |
+#
+# The columns:
+#
+# - The memory, **7B** and **70B**: GB in the worst phase of the step. In the 70B model, 64 attention heads
+#   share 8 sets of keys and values. So its cache is small, and its worst phase is training.
+# - The time, **sampling**, **scoring** and **training**: seconds at 70B. 64 H100 work as one machine, at
+#   40 % of their speed in arithmetic and 60 % in reading. *Scoring* is one forward pass each of the reward
+#   model, the reference and the critic, over the finished responses.
+#
+# **Predict.** With all four models, which takes longest: sampling, scoring or training? Which single
+# saving saves most memory at 70B? Does it save much to leave out a model that is only read?
 
-# %%
+# %% tags=["predict"]
 savings = {
     "PPO, four models": step,
     "critic on the actor's trunk": replace(step, critic="shared"),
@@ -331,20 +335,29 @@ for name, plan in savings.items():
 pd.DataFrame(rows).T.round().astype(int)
 
 # %% [markdown]
-# - **PPO, four models.** At 70B it needs 30 GPUs for memory alone. Half of the time is training.
-# - **Critic on the actor's trunk.** The *trunk* is all of the model except its last layer. The critic
-#   becomes one extra output on top of it. That saves half of the training, and 43 % of the memory at
-#   70B. Scoring stays: the values need a pass of the trunk. The price: two losses pull at the same
-#   weights.
-# - **LoRA.** It saves 82 % of the memory at 70B. Training takes a third less (no gradients of frozen
-#   weights), but the whole step only 18 %. The price: the change of each matrix has at most rank 16.
-# - **No critic.** It saves what the shared trunk saves, and a third of the scoring. The price: another
-#   baseline is needed (section 7 and lesson 11b).
-# - **A rule instead of the reward model.** It saves only 5 % of the memory: a model that is only read is
-#   cheap. It is possible where a program can check the answer.
-# - **No reference.** It saves the same. The price: there is no KL penalty.
-# - **LoRA and no critic.** Savings combine: 4 GPUs instead of 30 at 70B, or 5, since adapters keep more
-#   activations than we count (Going further). At 7B, one H100 is enough.
+# <details><summary>What you should see</summary>
+#
+# | plan | 7B | 70B | sampling | scoring | training |
+# |---|---|---|---|---|---|
+# | PPO, four models | 265 | 2,567 | 21 | 26 | 53 |
+# | critic on the actor's trunk | 173 | 1,455 | 21 | 26 | 27 |
+# | LoRA of rank 16 | 92 | 472 | 21 | 26 | 35 |
+# | no critic | 173 | 1,455 | 21 | 18 | 27 |
+# | a rule, no reward model | 252 | 2,428 | 21 | 18 | 53 |
+# | no reference | 252 | 2,426 | 21 | 18 | 53 |
+# | LoRA and no critic | 79 | 330 | 21 | 18 | 18 |
+#
+# - **Memory at 70B.** LoRA saves most, 82 %. Sharing or dropping the critic saves 43 %, and leaving out a
+#   model that is only read 5 %. LoRA without a critic needs 4 GPUs instead of 30, or 5, since adapters keep
+#   more activations than we count (Going further). At 7B, one is enough.
+# - **Time.** Training takes longest, and sampling is shortest. Scoring passes all tokens through
+#   three models: $3 \cdot 2N$ FLOP per token, as many as training one. A shared critic saves half of the
+#   training. LoRA saves a third of it (no gradients of frozen weights), but only 18 % of the step.
+# - **In section 3, sampling took three times as long as training.** Here two models are trained (a factor
+#   of 2). The GPUs reach 40 % of their speed in arithmetic, and 60 % in reading (1.5). And the 70B model
+#   has a small cache beside its many weights (3.0, against 7B in this plan). It matters less that only 64
+#   responses share a reading, and not 100.
+# </details>
 #
 # The figure shows four plans at 7B, with one bar per phase. A plan needs the longer of its two bars.
 
@@ -365,13 +378,17 @@ show.bars(phases, stacked=True, reference=room, label="GB")
 #
 # ## 6. Do the savings cost reward?
 #
-# We recorded PPO on tiny-reviews as in lesson 06: 24 steps of 64 responses, three seeds per
-# variant. *As it is* trains all weights, and has a separate critic that starts as the reward model. A
-# shared trunk changes two things: the critic is part of the actor, so it also starts as the actor does,
-# from supervised fine-tuning (SFT). *Critic from the SFT model* changes only this start.
+# We recorded PPO on tiny-reviews as in lesson 06: 24 steps of 64 responses, three seeds per variant.
 #
-# *MB* is the counted memory, with minibatches of 32 responses. The rest is measured on 76 test films.
-# *gold* is the predicted human rating (lesson 06). In brackets: lowest and highest seed.
+# | variant | what differs |
+# |---|---|
+# | *as it is* | all weights are trained; the critic is separate, and starts as the reward model |
+# | *critic from the SFT model* | the critic starts as the actor does, from supervised fine-tuning (SFT) |
+# | *shared trunk* | the same start, since the critic is part of the actor; both losses train the same weights |
+# | *adapters of rank 16* | only adapters are trained (actor and critic), with the learning rate of full training |
+#
+# *MB* is the counted memory, with minibatches of 32 responses, each in one pass. The rest is measured on
+# 76 test films. *gold* is the predicted human rating (lesson 06). In brackets: lowest and highest seed.
 
 # %%
 small = models.Plan(
@@ -393,6 +410,7 @@ for name, change in changes.items():
 runs = experiments.results("ablations", "resources", "leash")
 columns = {"gold": "gold", "kl": "KL, nats", "length": "tokens"}
 table = experiments.shown(runs[runs.variant.isin(changes)], columns)
+table = table.loc[list(changes)]
 table.insert(0, "MB", pd.Series(memory))
 pd.set_option("display.width", 100)
 table
@@ -401,26 +419,46 @@ table
 # At this size the activations dominate, so adapters save only a third of the memory.
 #
 # The variants went differently far from the reference. So we **compare at equal KL** (lesson 06). The
-# line is PPO as it is, with the KL coefficients 2, 1, 0.5 and 0.25. A variant below it has less gold
-# than PPO has at the same KL. The table has the distance from the line, with a 95 % interval over
-# films and seeds.
+# line is PPO as it is, with four KL coefficients:
+#
+# | KL coefficient | 2 | 1 | 0.5 | 0.25 |
+# |---|---|---|---|---|
+# | KL, nats | 0.73 | 1.00 | 2.04 | 4.06 |
+# | gold | 0.61 | 0.91 | 1.43 | 2.01 |
+#
+# (*As it is* has the coefficient 0.5, too: three other runs.) A variant below the line has less gold than
+# PPO at the same KL.
+#
+# **Predict.** By gold alone, the shared trunk costs little and the adapters cost most. Use both
+# tables: where does each lie at equal KL, above or below the line?
+#
+# The second cell gives the distance from the line. Its 95 % interval is for other films and other seeds:
+# both are drawn again and again, with replacement.
 
-# %%
+# %% tags=["predict"]
 ppo = ["kl_coef 2", "kl_coef 1", "kl_coef 0.5", "kl_coef 0.25"]
 shown = runs[runs.variant.isin([*ppo, *changes])]
 show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 
-# %%
+# %% tags=["predict"]
 near = ["critic from the SFT model", "shared trunk"]
 experiments.above_curve(runs, "gold", ppo, near).round(2)
 
 # %% [markdown]
-# - **Shared trunk: less gold at equal KL.** All three seeds lie below the line, by 0.41 to 0.58. The
-#   critic's other start explains only a part: alone it costs 0.12, with an interval that includes 0.
-# - **Adapters: no comparison.** They end at 0.45 nats, and the line begins at 0.73, so they have no row
-#   in the table. They have less gold than *as it is* on all three seeds, but also less than half
-#   of the KL. PPO with the coefficient 2 has less gold (0.61, not 0.90) *and* a higher KL, on each seed.
-#   So the record does not say that adapters cost gold.
+# <details><summary>What you should see</summary>
+#
+# | variant | distance from the line | 95 % interval |
+# |---|---|---|
+# | critic from the SFT model | −0.12 | −0.26 to 0.01 |
+# | shared trunk | −0.48 | −0.58 to −0.36 |
+#
+# - **Shared trunk: less gold at equal KL.** All three seeds lie below the line. Its critic's start
+#   explains at most a part: with this start alone the distance is smaller, and its interval includes 0.
+# - **Adapters: no comparison.** They end at 0.45 nats, left of the line, so they have no row. PPO with
+#   the coefficient 2 has less gold *and* a higher KL, on each seed. So the record does not say that
+#   adapters cost gold. They may have learned too little: adapters usually get a larger learning
+#   rate than full training.
+# </details>
 #
 # ## 7. No critic: other scores are the baseline
 #
@@ -435,8 +473,9 @@ experiments.above_curve(runs, "gold", ppo, near).round(2)
 # | GRPO (group relative policy optimisation, lesson 11) | the mean of all responses to the prompt; the difference is divided by their standard deviation | several responses per prompt |
 #
 # **By hand.** A batch has two prompts. The responses to the hard prompt have the scores 4, 2, 2 and
-# 0, those to the easy one 8, 6, 6 and 4. All have the same length. Earlier batches had the mean 4, and
-# the greedy response to the hard prompt has the score 3. The advantages of the *hard* prompt:
+# 0, those to the easy one 8, 6, 6 and 4. All have the same length (REINFORCE++ averages over tokens).
+# Earlier batches had the mean 4, and the greedy response to the hard prompt has the score 3. The
+# advantages of the *hard* prompt:
 #
 # | method | computed as | 4 | 2 | 2 | 0 |
 # |---|---|---|---|---|---|
@@ -458,8 +497,9 @@ for advantages, by_hand in (
     assert torch.allclose(advantages, torch.tensor(by_hand).float(), atol=0.01)
 
 # %% [markdown]
-# REINFORCE and REINFORCE++ push no response to the hard prompt up. On average these pushes
-# cancel (lesson 04). But they are noise.
+# REINFORCE and REINFORCE++ give not even the best response to the hard prompt a positive advantage. On
+# average this changes nothing: the same number is subtracted from all four scores (lesson 04). But it
+# adds noise.
 #
 # **When does a group pay?** A response's gradient is its advantage times the gradient of its
 # log-probability. So we measure the noise by the mean *square* of the advantages. A mean square
@@ -470,8 +510,8 @@ for advantages, by_hand in (
 # - *The true mean of the prompt* leaves only the variance: $1$. No other number per prompt does better.
 # - *REINFORCE* subtracts 0, the mean of all. A prompt's advantages keep the mean $g/2$ or $-g/2$:
 #   $1 + g^2/4$.
-# - *RLOO* with groups of four subtracts the mean of three other scores. It has a variance of its own,
-#   which adds to that of the score: $1 + 1/3$.
+# - *RLOO* with groups of four subtracts the mean of three other scores. They are drawn independently, so
+#   the variance of this mean is added to that of the score: $1 + 1/3$.
 #
 # **Predict.** From which gap on does RLOO have less noise than REINFORCE?
 
@@ -497,7 +537,8 @@ show.lines(noise, gaps, ylim=(0, None), **labels)
 # mean of everything.
 # </details>
 #
-# A critic can do better than all of these. It knows *which token* was good (Going further).
+# A *perfect* critic would do better than all of these: it knows *which token* was good (Going further).
+# A learned one need not (lesson 05).
 
 # %% [markdown]
 # ## What to remember
@@ -543,7 +584,7 @@ def model_bytes(weights, trained, bf16):
 check.model_bytes(model_bytes)
 
 # %% [markdown] tags=["exercise"]
-# **2. Which part dominates?** *(medium, 15 minutes)*. Four situations, in bfloat16. Each response has
+# **2. Which part dominates?** *(medium, 20 minutes)*. Four situations, in bfloat16. Each response has
 # 512 + 1,024 tokens. Which part of the actor is the largest: weights, gradients, optimiser, activations
 # or cache? Estimate each part in GB on paper, with section 2. Leave the logits out. All four models have
 # Llama's blocks. Then run the cell.
@@ -591,12 +632,13 @@ for name, (plan, model) in situations.items():
 # %% [markdown] tags=["exercise"]
 # **3. A layer with a switch** *(medium, 15 minutes)*. In one batch, some rows belong to the policy, and
 # the others to its free reference. Write a linear layer that computes both in one pass. `x` has the
-# shape (B, in), the frozen matrix `weight` (out, in), `down` (k, in) and `up` (out, k). The adapter's
+# shape (B, in), for B rows, the frozen matrix `weight` (out, in), `down` (k, in) and `up` (out, k). The adapter's
 # factor $s$ is `alpha` divided by the rank k. `on` has the shape (B,), and is true for a row of the
 # policy. Return the shape (B, out).
 #
 # Then count on paper, for 4096 × 4096 and rank 16: how many multiplications does your adapter take per
-# row? How many would it take if you first multiplied `up` by `down`?
+# row? Suppose you first multiplied `up` by `down`. How many does this take once, and how many does each
+# row take then?
 #
 # *Hint:* (B,) and (B, out) do not broadcast. Which shape must `on` have?
 
@@ -621,7 +663,7 @@ check.adapted_layer(adapted_layer)
 #
 # The thin matrices one after the other take 16 · 4096 + 16 · 4096 = 131,072 multiplications per row.
 # The product of both has 4096 · 4096 entries: 16.8 million multiplications per row, as many as the frozen
-# matrix takes. And forming it takes another 268 million.
+# matrix takes. Forming it takes another 268 million, once.
 # </details>
 
 # %% [markdown] tags=["exercise"]
@@ -766,10 +808,12 @@ pd.DataFrame(costs).T.round(1)
 # The worst phase is training: the cache takes 2.2 GB, less than the gradients of one model and its
 # activations. Two trained models of 1.1 billion weights take 16 · 2.2 = 35 GB before a single activation.
 # So full PPO is out: it needs 41.5 GB. Without a critic the actor takes 18 GB, reference and reward
-# model 2.2 and 2.1 GB. With activations and logits it is 24.9 GB: just too much. Three plans fit:
+# model 2.2 and 2.1 GB. With activations and logits it is 24.9 GB: just too much. Three of the plans that
+# fit:
 #
 # - **No critic, and recompute**: 22.5 GB. It costs time: one more forward pass in training, a
-#   third more arithmetic (5.4 seconds per step instead of 4.8). The reward should not suffer.
+#   third more arithmetic (5.4 seconds per step instead of 4.8). Recomputing
+#   changes no gradient. Without a critic you need another baseline (section 7).
 # - **No critic, and no reference**: 22.7 GB. It costs the KL penalty. With a reward model this is risky.
 # - **LoRA, with all four models**: 9.8 GB. There is even room for four responses at a time (19.1
 #   GB). It costs full-rank updates, and you must find a new learning rate.
@@ -780,7 +824,8 @@ pd.DataFrame(costs).T.round(1)
 
 # %% [markdown] tags=["exercise"]
 # **7. On your machine** *(easy, 5 minutes)*. The cell samples 1 and then 64 responses with
-# `tiny-reviews`, and trains on them. Predict: how many times as long do 64 responses take as one, for
+# `tiny-reviews`, and computes their gradients. It needs `sample`, `titles` and `learner`: run section 2
+# first. Predict: how many times as long do 64 responses take as one, for
 # sampling? And for training? Section 3 gives one reason. Which other one could a very small model have?
 
 
@@ -845,19 +890,26 @@ for n in (1, 64):
 # ## Going further
 #
 # **How far to trust the cost model.** Weights, gradients, moments and cache agree to the byte
-# with real GPT-2 and Llama models in float32 (`tests/models/test_cost.py`). Activations do so up to the
-# numbers of the tokens, which the count leaves out (0.03 % in section 2). With adapters on bfloat16
-# weights, a block keeps about 1.6 times the count, because adapters keep float32 copies of what they
-# read. Seconds are less certain. The roofline leaves out communication
+# with real GPT-2 and Llama models in float32 (`tests/models/test_cost.py`). Activations agree but for
+# the token ids, which the count leaves out (0.03 % in section 2). In bfloat16, a Llama block keeps about a
+# tenth more than the count, because norms are computed in float32. With adapters on bfloat16
+# weights, it keeps about 1.6 times the count, because adapters keep float32 copies of what they
+# read. Our own loops score all responses in one piece, with three copies of all logits. For
+# section 2's 7B models this is more than everything that we counted.
+#
+# Seconds are less certain. The roofline leaves out communication
 # between GPUs, the optimiser's step, and waiting for the longest response. `models.measure_machine()`
 # measures your own CPU. For matrices as small as ours its prediction is only a lower bound.
 #
-# **When does sampling take as long as training?** With section 3's 7B model, never: the cache of a
-# response of 500 tokens takes 0.08 ms per token, and training on a token 0.04 ms. Our 70B model reads a
-# smaller cache. With 49 responses decoded together (and no critic), sampling takes as long as
-# training. With 8 it takes 5.5 times as long, and with 512 only 0.23 times. Section 5 decodes 64 together,
-# which is one response per GPU. With 512, its sampling would take 6 seconds instead of 21. At 70B, the
-# four models would need no more memory, because training stays the worst phase.
+# **When does sampling take as long as training?** The more responses are decoded together, the less time
+# each token spends on reading weights. But it still reads its own cache. In section 3's 7B model, the cache
+# of 500 tokens takes 0.08 ms to read, and training on a token 0.04 ms. So there sampling always takes
+# longer. Our 70B model has a smaller cache. With 49 responses decoded together (and no critic),
+# sampling takes as long as training. With 8 it takes 5.5 times as long, and with 512 only 0.23 times.
+#
+# Section 5 decodes 64 together, which is one response per GPU. With 512, its sampling would take 6 seconds
+# instead of 21. At 70B, the four models would need no more memory, because training stays the worst
+# phase.
 #
 # **More savings.** *Micro-batches* split a batch and add up the gradients. They cost little time,
 # and the result is the same. *Recomputing* (gradient checkpointing) costs a third more arithmetic.
@@ -865,15 +917,20 @@ for n in (1, 64):
 # GPU holds a part. *Offloading* moves what is not needed to the CPU's memory, and costs the time to
 # bring it back.
 #
-# **More about section 6.** Why does the shared trunk move further? At the first step, the gradient of
-# both losses together is 5 times as long as the policy's alone. It is shortened to length 1, and most of
-# what is left belongs to the value loss. That is a likely reason, not a tested one. On each seed its KL is
-# higher than with the critic from the SFT model (1.3 to 2.0 times), and its reviews are shorter.
+# **More about section 6.** The critic of the shared trunk and the *critic from the SFT model* have the same
+# start. At equal KL the shared trunk still has 0.36 less gold, with an interval from 0.18 to 0.53. So the
+# start explains at most a part. On each seed its KL is higher, too (1.3 to 2.0 times), and its reviews
+# are shorter.
+#
+# Why does the shared trunk move further? It learns from both losses together, and their gradient is
+# clipped to length 1. At the first step it is 5 times as long as the gradient of the policy's loss alone.
+# So most of what is left after clipping belongs to the value loss. That is a likely reason, not a
+# tested one.
 #
 # Had the adapters finished learning? Their score (what the reward model says) still rose in the second
 # half of the run: its mean is 0.31 over steps 10 to 13, and 0.51 over steps 20 to 23. And they
-# moved less than any run of the line. They had the learning rate of full training, but usually get a larger one. A smaller learning rate without
-# adapters may be as good. We have not tried it.
+# moved less than any run of the line. A smaller learning rate without adapters may be as good. We have
+# tried neither this nor a larger one with adapters.
 #
 # The critic that starts from the SFT model saves no memory, and learns later. After five steps, the
 # critic from the reward model explains 54 % of the variance of its target, and the other one nothing
@@ -887,24 +944,28 @@ for n in (1, 64):
 # −0.55 to −0.38.
 #
 # **The noise, exactly.** Section 7 leaves out *which* response gets an advantage. In small worlds
-# (lesson 05) all responses can be listed. A gradient that is averaged over more responses has less
-# noise (lesson 04). Let $n^*$ be the number of responses from which on the noise is no longer than the
-# true gradient. Smaller is better. Two prompts, each with 15 possible responses, give:
+# (lesson 05) all responses can be listed, so the noise of the gradient can be computed. It falls when more
+# responses are averaged (lesson 04). Noise and true gradient are vectors. Let $n^*$ be the number of
+# responses with which both have the same length. A smaller $n^*$ is better. Two prompts, each with 15
+# possible responses, give:
 #
 # | baseline | $n^*$, gap 0 | $n^*$, gap 2 |
 # |---|---|---|
 # | a perfect critic | 5.9 | 5.9 |
 # | the prompt's true mean | 13.2 | 13.2 |
-# | RLOO, groups of 4 | 17.9 | 17.9 |
-# | ReMax, 4 responses and the greedy one | 23.9 | 23.9 |
+# | RLOO, groups of four | 17.9 | 17.9 |
+# | RLOO, groups of two | 27.3 | 27.3 |
+# | ReMax, four responses and the greedy one | 23.9 | 23.9 |
+# | ReMax, one response and the greedy one | 38.2 | 38.2 |
 # | REINFORCE, mean of earlier batches | 13.2 | 35.2 |
 #
-# ReMax subtracts the greedy response's score. Its advantages keep a mean: the distance of this score
-# from the prompt's mean. Its square is added to the noise. A perfect critic knows $Q(s_t, y_t) -
-# V(s_t)$ for every token. A learned one is worse (lesson 11b). Here the scores of a prompt have a
-# variance of 0.65 and not 1, so section 7's formula lets the lines of RLOO and REINFORCE cross at a
-# gap of 0.93 and not 1.15. In fact they cross at about 0.85. REINFORCE++ is as noisy as REINFORCE.
-# With groups of two, RLOO needs 27.3 responses. ReMax with one sampled response per prompt needs 38.2.
+# Only REINFORCE depends on the gap. (REINFORCE++ is as noisy.) A perfect critic knows $Q(s_t, y_t) -
+# V(s_t)$ for every token. A learned one is worse (lesson 11b). ReMax subtracts the greedy response's
+# score, which is not the prompt's mean. Its advantages keep the difference, and its square is added to
+# the noise.
+#
+# In these worlds the scores of a prompt have a variance of 0.65 and not 1. So section 7's formula lets
+# the lines of RLOO and REINFORCE cross at a gap of 0.93 and not 1.15. In fact they cross at about 0.85.
 # In ten other pairs of worlds, the order of critic, true mean and RLOO is the same. In lesson 11b the
 # gap is small, and REINFORCE is ahead of GRPO.
 #

@@ -201,6 +201,15 @@ def test_a_forgotten_keepdim_is_named():
     assert message.endswith("Keep it as (F, 1): sum over dimension 1 with keepdim=True.")
 
 
+def test_a_switch_without_a_second_dimension_is_named():
+    def adapted_layer(x, weight, down, up, alpha, on):
+        return x @ weight.T + on * alpha / len(down) * (x @ down.T @ up.T)
+
+    message = EXERCISES["adapted_layer"](adapted_layer).message
+    assert message.startswith("adapted_layer raised RuntimeError: ")
+    assert message.endswith("the B of `on` meets the `out` of (B, out).")
+
+
 @pytest.mark.parametrize(
     "wrong, end",
     [

@@ -121,6 +121,10 @@ adapted_layer = Exercise(
         ),
     },
     edges=((*_SMALL, torch.tensor([True, False])), (*_SMALL, torch.tensor([False, False]))),
+    sizes=(
+        "x is (B, in), weight (out, in), down (k, in), up (out, k), on (B,). Broadcasting lines up "
+        "the *last* dimensions: the B of `on` meets the `out` of (B, out)."
+    ),
 )
 
 
