@@ -63,8 +63,8 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 2. The small world: rewards and values
 #
-# How good is a policy, and how good is one token? Here is a world in which we can answer on paper.
-# We call it the **small world**.
+# How good is a policy, and how good is one token? Here is a **small world** in which we can answer
+# on paper.
 #
 # There are three words: *good*, *bad* and the full stop. The full stop ends a response, and plays
 # the part of EOS. A response has at most two words. The policy chooses each word with probability
@@ -84,16 +84,16 @@ from minirlhf.classroom import FAST, check
 # %% tags=["shared"]
 world = core.World.from_reward(
     ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
-)
-# (3 states, 3 words), all 0: the words are equally likely. "ref" is for reference, the
-# policy from which we start.
+)  # the words, the largest length, and the score of a finished response
+# Logits, (3 states, 3 words), all 0: the words are equally likely. A world begins with
+# this policy, and calls it "ref", for reference. You need this name from lesson 06 on.
 uniform = world.ref_logits
 
 # %% [markdown]
-# **Reward and return.** The **reward** $r_t$ is what token $t$ earns at once. A response is judged
-# when it is finished. So the reward is 0 at every token but the last, and the last token gets the
-# score. The **return** $G_t$ is the sum of the rewards from token $t$ on. So here the return of
-# every token is the score of its response.
+# **Score, reward, return.** A finished response has a score. A token has a **reward** $r_t$: what it
+# earns at once. Here the last token earns the score, and every other token has the reward 0. The
+# **return** $G_t$ is the sum of the rewards from token $t$ on. So here every return is the score of
+# its response. (In lesson 06, every token has a reward.)
 #
 # **Value.** The policy has written *bad*. What will it get on average? One word is left. The three
 # words lead to the scores 0, −2 and −1, and the mean is −1. This is the **value** of the prefix:
@@ -101,20 +101,33 @@ uniform = world.ref_logits
 # $$ V(s_t) = \mathbb{E}[G_t \mid s_t] . $$
 #
 # In words: the mean return when the policy goes on from the prefix $s_t$. The letter $\mathbb{E}$ is
-# the mean over all ways in which the policy may go on. Each way counts with its probability.
+# the mean over all ways to go on. Each way counts with its probability.
 #
-# **Q.** Now the next word, too, is already chosen. Then the mean return is called $Q$:
+# **Action value.** Suppose that the token $y_t$ after this prefix is chosen, too. The mean return is
+# then called the **action value** $Q$ of the token:
 #
 # $$ Q(s_t, y_t) = \mathbb{E}[G_t \mid s_t, y_t] . $$
 #
 # After *bad*, $Q$ of *good* is 0, $Q$ of *bad* is −2, and $Q$ of the full stop is −1. Each of these
-# words ends the response, so $Q$ is the score. A word that does not end the response earns nothing
-# itself. After it, the policy goes on from the prefix that is one word longer. So the $Q$ of such a
-# word is the value $V$ of the longer prefix.
+# words ends the response, so $Q$ is the score.
+#
+# **From V to Q.** A token earns its reward $r_t$. Then the policy goes on from the next prefix,
+# $s_{t+1}$, which is $s_t$ with $y_t$ added. So
+#
+# $$ Q(s_t, y_t) = r_t + V(s_{t+1}) . $$
+#
+# In words: the action value is the reward of the token plus the value of the prefix after it. After
+# the last token nothing more is earned, so there $V$ is 0. Take *bad*, first at the start and then
+# after *bad*:
+#
+# $$ Q(\text{start}, \text{bad}) = 0 + V(\text{bad}) = -1, \qquad
+# Q(\text{bad}, \text{bad}) = -2 + 0 = -2 . $$
+#
+# Lessons 04 and 05 build on this formula.
 #
 # **Predict.** The policy decides in two more states: after *good*, and at the *start*, where the
-# prefix is empty. Write down the $Q$ of each word in both states: six numbers. Then: what is $V$ of
-# each?
+# prefix is empty. Write down the $Q$ of each word in both states: six numbers. (One of them stands
+# above.) Then: what is $V$ of each?
 
 # %% tags=["predict"]
 v, q = world.values(uniform)
@@ -128,7 +141,7 @@ table.round(2)
 # After *good*, one word is left. The three words lead to the scores 2, 0 and 1. So these are the
 # three $Q$, and $V$ is their mean, 1.
 #
-# At the start, $Q$ of *good* is $V$ of the prefix *good*: 1. In the same way $Q$ of *bad* is −1.
+# At the start, *good* has the reward 0, so its $Q$ is $V$ of the prefix *good*: 1. $Q$ of *bad* is −1.
 # The full stop ends the response at once, with the score 0. So $V$ is the mean of 1, −1 and 0: it
 # is 0.
 # </details>
@@ -140,43 +153,48 @@ table.round(2)
 #
 # $$ A_t = Q(s_t, y_t) - V(s_t) . $$
 #
-# In words: how much better this token is than what the policy gets there on average. Take *good
-# bad*. Its score is 0. The table has one row for each token:
+# In words: how much better this token is than what the policy gets there on average. By the
+# formula of section 2 this is
 #
-# | token $y_t$ | prefix $s_t$ | $r_t$ | $G_t$ | $V(s_t)$ | $Q(s_t, y_t)$ | $A_t = Q - V$ |
-# |---|---|---|---|---|---|---|
-# | first: good | start | 0 | 0 | 0 | 1 | 1 |
-# | second: bad | good | 0 | 0 | 1 | 0 | −1 |
+# $$ A_t = r_t + V(s_{t+1}) - V(s_t) . $$
 #
-# Read $V$ from the start to the end: 0 at the start, 1 after *good*, and then the score, 0. Each
-# advantage is the change from one number to the next. *good* raises what the policy may expect by
-# 1, and *bad* takes it away again. The returns do not show this: both are 0.
+# In words: the reward, plus the change of the value. Take *good bad*. Its score is 0:
+#
+# | token $y_t$ | prefix $s_t$ | $r_t$ | $G_t$ | $V(s_t)$ | $V(s_{t+1})$ | $Q = r_t + V(s_{t+1})$ | $A_t = Q - V(s_t)$ |
+# |---|---|---|---|---|---|---|---|
+# | first: good | start | 0 | 0 | 0 | 1 | 1 | 1 |
+# | second: bad | good | 0 | 0 | 1 | 0 (the end) | 0 | −1 |
+#
+# *good* raises what the policy may expect from 0 to 1, and *bad* takes it away again. The returns
+# do not show this: both are 0. Lesson 05 computes $r_t + V(s_{t+1}) - V(s_t)$ with an estimate of $V$,
+# and calls it the **temporal-difference (TD) error**.
 
 # %%
-row = world.labels.index("goodbad")  # labels: the seven responses, each as one string
-v_t = world.by_token(v)[row]  # by_token: V before each token of each response
-q_t = world.by_token(q)[row, [0, 1], [0, 1]]  # Q of word 0 (good), then word 1 (bad)
-assert torch.allclose(v_t, torch.tensor([0.0, 1.0]).double())
+# v has an entry for each prefix: start, good, bad. q has a row for each.
+assert torch.allclose(q[0, :2], v[1:])  # at the start: Q of good and bad is V after it
+v_t = v[[0, 1]]  # V at the start and after good
+q_t = q[[0, 1], [0, 1]]  # Q of good at the start, and of bad after good
 assert torch.allclose(q_t - v_t, torch.tensor([1.0, -1.0]).double())
 
 # %% [markdown]
-# All these numbers belong to a policy. Another policy goes on in other ways, so the same prefix has
-# another value, and the same token another advantage. Exercise 2 shows it.
+# $V$, $Q$ and $A$ depend on the policy. If another one always writes *bad* after *good*, its $V$
+# there is 0 instead of 1. Exercise 2 compares the advantages under two policies.
 
 # %% [markdown]
 # ## 4. Which number belongs to which token
 #
-# A transformer reads all tokens at once, and gives one row of logits at each position. Row $i$ has
-# read the tokens up to position $i$, and **predicts the next one**. Here are the prompt *the film*
-# and the response *A dull film.* on paper (`\n` ends the prompt):
+# Until now the policy was a small table. From here on it is a transformer. It reads all tokens at
+# once, and gives one row of logits at each position. Row $i$ has read the tokens up to position $i$,
+# and **predicts the next one**. Here are the prompt *the film* and the response *A dull film.* on
+# paper (`\n` ends the prompt):
 #
 # | position | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 |
 # |---|---|---|---|---|---|---|---|---|
 # | token | the | film | \n | A | dull | film | . | EOS |
 # | part | prompt | prompt | prompt | response | response | response | response | response |
 #
-# **Predict.** Which rows of logits do you need for the five tokens of the response? And one of the
-# eight tokens has no log-probability at all. Which one?
+# **Predict.** Which rows of logits do you need for the five tokens of the response? And which token
+# has no log-probability?
 
 # %% tags=["predict"]
 base, tokenizer = models.load_policy("tiny-reviews")  # has read reviews, no titles
@@ -196,9 +214,8 @@ shift.rename_axis("row of logits").T
 # | has just read | the | film | \n | A | dull | film | . | EOS |
 # | predicts | film | \n | **A** | **dull** | **film** | **.** | **EOS** | nothing |
 #
-# In the table, row 2 has read the prompt, and predicts *A*. Row 6 has read the full stop, and
-# predicts EOS. Nobody needs row 7. The first token of the prompt has no log-probability, because no
-# row stands before it. (In the output `Ġ` stands for a space, and `Ċ` for the end of the line.)
+# The first token of the prompt has no log-probability, because no row stands before it. (In the
+# output `Ġ` stands for a space, and `Ċ` for the end of the line.)
 # </details>
 #
 # In a real batch the lengths differ. Prompts are padded on the *left*, responses on the *right*. So
@@ -234,20 +251,20 @@ first["real"] = batch.response_mask[0]
 first.round(3)
 
 # %% [markdown]
-# Read the table of the first review from top to bottom:
+# Read the table from top to bottom:
 #
 # - *A* is a likely first word. *dull* is a surprise: its probability is about 0.002.
-# - The fifth row is EOS. It has a probability like every other token: to stop is a decision. The
-#   policy learns it like the others.
-# - The last four rows are padding. The second review is longer, so the first is filled up. They
-#   have log-probabilities too, but these mean nothing. The **response mask** is true at real tokens,
-#   and false at padding. The padding token of this model has the same number as EOS. So the mask
-#   must come from the lengths: `ids != pad` would also drop the real EOS.
+# - The fifth row is EOS. To stop is a decision, and the policy learns it like every other.
+# - The last four rows are padding, because the second review is longer. Their log-probabilities mean
+#   nothing. (They are equal, because the model does not read padding.) The **response mask** is
+#   true at real tokens, and false at padding.
+# - Padding and EOS are the same token in this model. Only the column *real* tells them apart. So the
+#   mask must come from the lengths: `ids != pad` would also drop the real EOS.
 # - The prompt is not in the table. Nobody chose its tokens, so no loss counts them. This is called
 #   the **prompt mask**.
 #
-# The **length** of a response, in this course, is the number of its tokens, EOS included. Here the
-# lengths are 5 and 9.
+# The **length** of a response is the number of its tokens, EOS included. Here the lengths are 5 and
+# 9.
 
 # %% [markdown]
 # ## 5. Sampling and temperature
@@ -264,12 +281,12 @@ first.round(3)
 #
 # **Predict.** The SFT model begins a review of *the film*. Its vocabulary has 4,096 tokens. At the
 # temperature 1, the likeliest first token is *A*, with a probability of 18 %. What is it at the
-# temperature 0.5, and what at 1.5? The figure shows the six likeliest first tokens at these
-# temperatures. (*S* is the beginning of longer words.)
+# temperature 0.5, and what at 1.5?
 
 # %% tags=["predict"]
 first_token = logits[0, P - 1]  # the row that predicts the first token
 six = first_token.topk(6).indices
+# S, in the figure, is the beginning of longer words
 chances = pd.DataFrame(index=tokenizer.convert_ids_to_tokens(six))
 for tau in (0.5, 1.0, 1.5):
     p = (first_token / tau).softmax(0)
@@ -281,21 +298,21 @@ show.bars(chances, label="probability of the first token")
 #
 # The probability of *A* is 56 % at 0.5: more than all other tokens together. At 1.5 it is 6 %. A
 # small change of the temperature changes the policy a lot, because thousands of unlikely tokens
-# share the probability that the likely ones lose. The order of the tokens is the same at every
-# temperature.
+# share the probability that the likely ones lose.
 # </details>
 #
-# **One temperature everywhere.** At another temperature, the same weights are *another policy*: they
-# give the same tokens other probabilities. RL needs the probabilities of the policy that has sampled.
-# Our models sample at 0.7. So every log-probability that RL uses must be computed at 0.7, too. A
-# check: sample, and compute the log-probabilities again. At 0.7 they are the same as when the token
-# was drawn. At 1 the largest difference is more than 0.5.
+# **One temperature everywhere.** At another temperature, the same weights give the same tokens other
+# probabilities. So they are *another policy*. RL needs the probabilities of the policy that has
+# sampled. Our models sample at 0.7. So every log-probability that RL uses must be computed at 0.7,
+# too. A check: sample, and compute the log-probability of each token again. At 0.7 it is the same as
+# when the token was drawn. At 1 some log-probability differs by more than 0.5.
 
 # %%
 prompts = tasks.reviews.eval_prompts("test")[:8]  # films that no training has seen
 cool = models.SamplingConfig(temperature=0.7)
 (sampled,) = models.sample_text(sft, tokenizer, prompts, config=cool, seed=0)
 with torch.no_grad():
+    # old_logprobs: the log-probabilities, written down when the tokens were drawn
     again = models.policy_logprobs(sft, sampled, temperature=0.7)
     other = models.policy_logprobs(sft, sampled, temperature=1.0)
 assert (again - sampled.old_logprobs).abs().max() < 1e-4
@@ -320,10 +337,10 @@ data = tasks.reviews.sft_dataset(tokenizer)
 show.texts(data.select(range(3)).to_pandas())
 
 # %% [markdown]
-# All three are about one film, *A Grin without a Cat*. Each is a short judgement, and all three are
-# praise. But they share hardly a word. So SFT has no single right answer to copy.
+# All three praise the same film. But they share hardly a word. So SFT has no single right answer to
+# copy.
 #
-# The algorithm starts from the base model, which has read reviews, but without titles.
+# The algorithm starts from the base model:
 
 
 # %%
@@ -345,13 +362,14 @@ def sft_step(rows):
 
 
 # %% [markdown]
-# The package's `train_sft` adds logs, a learning-rate schedule and gradient clipping. `SFTConfig.plain`
-# switches the last two off. With the same seed, a few steps then leave exactly the same weights:
+# The package's `train_sft` adds logs, a learning-rate schedule and gradient clipping: a gradient
+# that is too long is shortened. (The clip of lesson 06 is something else.) `SFTConfig.plain` switches
+# the last two off. With the same seed, a few steps then leave exactly the same weights:
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
 steps = 2 if FAST else 6  # FAST=1 is for the tests of this page
-order = list(loops.shuffled_batches(len(data), 16, steps, seed=0))
+order = list(loops.shuffled_batches(len(data), 16, steps, seed=0))  # rows of each batch
 policy = copy.deepcopy(base)
 optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=3e-4))
 by_hand = [sft_step(data[index.tolist()]) for index in order]
@@ -362,28 +380,27 @@ assert models.same_weights(policy, trained)
 print("loss of each step:", [round(loss, 2) for loss in by_hand])
 
 # %% [markdown]
-# The loss of a step is in nats per token. It jumps, because each step has other reviews. A whole
-# run, over one and a half times the data, made the SFT model that we have loaded above.
+# The loss jumps, because each step has other reviews. A whole run, over one and a half times the
+# data, made the SFT model of section 4.
 #
 # ## 7. What SFT has changed
 #
-# We take people's reviews of films that were held out from SFT. We measure the surprise of both models
-# at each token that a person wrote.
+# We take people's reviews of the test films. Neither model has read them: they are held out from
+# pretraining and from SFT. How surprised is each model at each token?
 #
-# **Predict.** Is SFT's gain about the same at each position? Or is it largest at the beginning, or
-# at the end? The figure has the position in the review on the horizontal axis, and the mean
-# surprise of each model on the vertical one.
+# **Predict.** Is SFT's gain about the same at each position in the review? Or is it largest at the
+# beginning, or at the end?
 
 # %% tags=["predict"]
 held_out = tasks.reviews.sft_dataset(tokenizer, split="test").shuffle(seed=0)
 people = held_out.select(range(32 if FAST else 256))
 batch = models.encode(tokenizer, people["prompt"], people["completion"])
-mask, surprise = batch.response_mask, {}
-for name, model in (("base", base), ("after SFT", sft)):
+mask, logprobs, surprise = batch.response_mask, {}, {}
+for name, model in (("base", base), ("SFT", sft)):
     with torch.no_grad():
-        logprobs = models.policy_logprobs(model, batch)
-    surprise[name] = (-logprobs.sum(0) / mask.sum(0))[:24]
-    print(name, "over all tokens:", round((-logprobs.sum() / mask.sum()).item(), 2))
+        x = logprobs[name] = models.policy_logprobs(model, batch)
+    surprise[name] = (-x.sum(0) / mask.sum(0))[:24]
+    print(name, "over all tokens:", round((-x.sum() / mask.sum()).item(), 2))
 position = range(1, 25)
 show.lines(surprise, position, xlabel="position in the review", ylabel="surprise, nats")
 
@@ -392,12 +409,11 @@ show.lines(surprise, position, xlabel="position in the review", ylabel="surprise
 #
 # The gain is largest at the first token: the surprise falls from 5.4 to 3.9 nats. From the fifth
 # token on the two curves are close. Over all tokens it falls from 4.44 to 4.28 nats. SFT has taught
-# the *format*: after a title, a review begins. It has hardly changed the language:
-# the base model had read these reviews.
+# the *format*: after a title, a review begins. It has hardly changed the language. The reviews that
+# SFT trains on were nothing new: the base model had read all of them in pretraining.
 # </details>
 #
-# The surprise of a token says nothing about what the models write by themselves. So let us read.
-# Both get the same titles, at temperature 0.7:
+# What do the models write by themselves? Both get the same titles, at temperature 0.7:
 
 # %%
 written = pd.DataFrame(index=[prompt.strip() for prompt in prompts])
@@ -407,17 +423,34 @@ for name, model in (("base", base), ("SFT", sft)):
 show.texts(written.head(5))
 
 # %% [markdown]
-# The base model goes on with anything. After the first title it begins to tell
-# a plot, and it is cut off in the middle of a sentence, at the limit of 32 tokens. After the third
-# and the fifth it writes nonsense.
+# The base model goes on with anything. After the first title it begins to tell a plot, and it is cut
+# off at the limit of 32 tokens.
 #
-# The SFT model writes short reviews, and all five end. *A slice of suspense.* could stand in a
-# newspaper. *Funnyfloat* and *shernprovoking* are not even words. And nothing in the five shows that
-# the model knows these films: it is a very small model.
+# The SFT model writes short reviews, and all five end. *Funnyfloat* and *shernprovoking* are not
+# even words. And nothing shows that this very small model knows the films.
 #
-# SFT has taught it to stop. Of 76 responses of each, to 76 test films, the base model leaves about
-# half or more unfinished, depending on the draw. The SFT model leaves a few percent. RL needs this,
-# because a response that never ends cannot be scored well.
+# **SFT has taught it to stop.** The figure cannot show this, because reviews end at different
+# positions. So take EOS alone. How likely is it where a person ended the review? And how many of a
+# model's own responses, to the 76 test titles, have no EOS?
+
+# %%
+eos = tokenizer.eos_token_id
+end = (batch.response_ids == eos) & mask  # the real EOS, without padding
+titles, stops = tasks.reviews.eval_prompts("test")[: 8 if FAST else 76], {}
+for name, model in (("base", base), ("SFT", sft)):
+    (drawn,) = models.sample_text(
+        model, tokenizer, titles, config=cool, seed=1, batch_size=76
+    )
+    stops[name] = {
+        "mean probability of EOS where a person ends": logprobs[name][end].exp().mean(),
+        "own responses without EOS": (~drawn.finished(eos)).sum(),
+    }
+pd.DataFrame(stops).T.astype(float).round(2)
+
+# %% [markdown]
+# Where people end, the probability of EOS rises from 0.69 to 0.92. Of its own responses, the base
+# model leaves about half or more unfinished, depending on the draw. The SFT model leaves a few
+# percent. RL needs this, because a response that never ends cannot be scored well.
 
 # %% [markdown]
 # ## 8. What imitation cannot do
@@ -434,7 +467,7 @@ show.texts(written.head(5))
 # until it does not change any more:
 
 # %%
-share = torch.tensor([4, 1, 5, 1, 2, 3, 4]) / 20
+share = torch.tensor([4, 1, 5, 1, 2, 3, 4]) / 20  # world.rewards has the seven scores
 table = world.ref_logits.clone().requires_grad_(True)  # a row of logits per prefix
 for _ in range(2000):
     loss = -(share * world.sequence_logprobs(table)).sum()  # log pi(y) of each response
@@ -451,17 +484,18 @@ print("loss, nats per response:", round(loss.item(), 3))
 # response.
 #
 # **The loss does not go to 0.** It ends at 1.805 nats. People do not always write the same, so even
-# a perfect imitation is surprised. This lowest loss is the **entropy** of people:
+# a perfect imitation is surprised. This lowest loss is called the **entropy** of people's reviews:
 #
 # $$ H = -\sum_y p(y) \log p(y) , $$
 #
 # where $p(y)$ is the share of the response $y$. In words: the mean surprise under the true shares.
-# The entropy of a *policy* takes the policy's own probabilities. It says how undecided the policy
-# is: it is 0 if the policy always writes the same.
+# A policy has an entropy, too: take its own probabilities as $p$. It says how undecided the policy
+# is. It is 0 if the policy always writes the same. Lesson 06 watches it.
 #
 # **What RL will do instead.** Compare the two directions in which the weights are pushed.
 # $\nabla \log \pi(y \mid x)$ is the direction in which the weights must change to make the response
-# $y$ more likely. $r(y)$ is the score of $y$.
+# $y$ more likely. $r(y)$ is the score of $y$. $\mathbb{E}_{y \sim \pi}$ is a mean over responses that
+# the policy samples, and $\mathbb{E}_{y \sim \text{people}}$ one over people's responses.
 #
 # $$ \text{SFT: } \mathbb{E}_{y \sim \text{people}}\big[\nabla \log \pi(y \mid x)\big] \qquad
 # \text{policy gradient: } \mathbb{E}_{y \sim \pi}\big[r(y)\, \nabla \log \pi(y \mid x)\big] $$
@@ -479,11 +513,12 @@ print("loss, nats per response:", round(loss.item(), 3))
 # | action | $y_t$ | the next token; EOS is one, too |
 # | policy | $\pi$ | the model |
 # | episode | $y$ | the response |
+# | score | $r(y)$ | what a finished response gets |
 # | reward | $r_t$ | 0, and the score at the last token |
 # | return | $G_t$ | the sum of the rewards from token $t$ on |
 # | value | $V(s_t)$ | the mean return after a prefix |
-# | | $Q(s_t, y_t)$ | the mean return after a prefix and a token |
-# | advantage | $A_t = Q - V$ | how much better the token is than the average there |
+# | action value | $Q(s_t, y_t) = r_t + V(s_{t+1})$ | the mean return after a prefix and a token |
+# | advantage | $A_t = Q(s_t, y_t) - V(s_t)$ | how much better the token is than the average there |
 #
 # - The logits of a token stand one position to its left. Prompt and padding are masked, EOS is not.
 # - The temperature belongs to the policy: sample and compute log-probabilities at the same one.
@@ -542,6 +577,22 @@ for count in (30, 300, 30_000):
         count, "start:", v_and_q(*given, nothing, 0), "good:", v_and_q(*given, good, 0)
     )
 
+# %% [markdown] tags=["exercise"]
+# <details><summary>What you should see</summary>
+#
+# $Q$ of *good* after *good* is exact in every line. The word ends the response, so all these
+# returns are equal.
+#
+# $V$ of *good* and $Q$ of *good* at the start are equal in every line. Both are means over the
+# responses that begin with *good*, and the first word has the reward zero. This is the formula of
+# section 2. With more responses, the estimates come nearer to the true values. $V$ of *good* is
+# less exact than $V$ of the start, because fewer responses begin with *good*.
+#
+# **A language model** has thousands of words. So hardly any two responses share a prefix of more
+# than a few tokens, and the mean is a mean over one response. Lesson 05 trains a network to predict
+# $V$: it also learns from prefixes that are only similar.
+# </details>
+
 # %% [markdown] tags=["solution"]
 # $Q$ of *good* after *good* is exactly 2: the response is over, and nothing is left to chance.
 #
@@ -597,6 +648,18 @@ small = torch.tensor([[2.0, 0, 1], [0, -2, -1], [0, 0, 0]])  # rows: good, bad, 
 nine_of_ten = torch.tensor([0.9, 0.05, 0.05]).log().expand(4, 3)
 print("uniform:    ", word_advantages(torch.zeros(4, 3), small, 0, 1))
 print("nine of ten:", word_advantages(nine_of_ten, small, 0, 1))
+
+# %% [markdown] tags=["exercise"]
+# <details><summary>What you should see</summary>
+#
+# The advantage of *good* becomes smaller. This policy nearly always begins with *good*. So *good* is
+# hardly better than what it writes there on average.
+#
+# The advantage of *bad* moves further away, below zero. After *good*, this policy would most likely
+# write *good* again, and get the best score. So *bad* loses more than under the uniform policy.
+#
+# The response and its score are the same. Only the policy is another one.
+# </details>
 
 # %% [markdown] tags=["solution"]
 # The advantage of *good* moves towards 0, from 1 to 0.19. This policy nearly always begins with
@@ -662,15 +725,9 @@ check.draw_word(draw_word)
 # computed by us, does not: the two curves below should be one. What is wrong in `sft_loss`? Mend
 # it, run the checker, and draw the curves again.
 #
-# *Hint:* `mask` is true at real tokens. The bug is not in the masking. Padding can hold NaN, and NaN
-# times 0 is NaN. So the function replaces padding *before* it computes. Masking only the result
-# would leave NaN in the gradient. Try it:
-#
-# ```python
-# x = torch.tensor([0.0, torch.nan], requires_grad=True)
-# torch.where(x.isnan(), 0.0, x.exp()).sum().backward()
-# x.grad  # the masked entry has the gradient 0 * exp(nan)
-# ```
+# *Hint:* `mask` is true at real tokens. The bug is not in the masking. (Padding can hold NaN, and NaN
+# times 0 is NaN, in the gradient too. So the function replaces padding *before* it computes. This
+# part is right.)
 
 
 # %% tags=["exercise"]
@@ -770,12 +827,12 @@ print("the weights are equal:", models.same_weights(policy, trained))
 #
 # <details><summary>4. Which do you need to know how good a token was: V or Q?</summary>
 #
-# $V$ is enough. If the response goes on after the token, $Q$ of the token is $V$ of the longer prefix.
-# (At the last token, $Q$ is the score.) The advantage is this number minus $V$ before the token. So
-# you need $V$ twice: after the token and before it. Lesson 05 builds on this.
+# $V$ is enough, because $Q(s_t, y_t) = r_t + V(s_{t+1})$. The advantage is this number minus
+# $V(s_t)$. So you need the reward, and $V$ twice: after the token and before it. Lesson 05 builds on
+# this.
 # </details>
 #
-# <details><summary>5. We give each review the title of another film. Will the SFT model be more surprised?</summary>
+# <details><summary>5. We give each review the title of another film. Will the SFT model be more surprised? (A guess.)</summary>
 #
 # Hardly: over the reviews of section 7, its surprise changes by less than 0.001 nats. It knows that
 # *a* title is followed by a review. It has four million weights and has not seen these films, so it
@@ -795,7 +852,7 @@ print("the weights are equal:", models.same_weights(policy, trained))
 #
 # **Two views.** You can see a response as a chain of decisions, one for each token: the *token view*.
 # Or you can see it as a *single* decision, the whole response, which gets one score: the *bandit
-# view*. (A bandit is a slot machine: you choose once, and get your reward at once.) Both have the
+# view*. (A bandit is a slot machine: you choose once, and you are paid at once.) Both have the
 # same goal, a high mean score: the mean over all responses is $V$ of the start.
 #
 # **Entropy in words.** $e^H$ is the number of equally likely words that would leave you as undecided.
@@ -805,14 +862,16 @@ print("the weights are equal:", models.same_weights(policy, trained))
 #
 # **Entropy never falls when the temperature rises.** Write $\theta = 1/\tau$ for the inverse
 # temperature and $\ell_a$ for the logit of word $a$. Then $\pi(a) = e^{\theta \ell_a} / Z$ with
-# $Z = \sum_a e^{\theta \ell_a}$. The derivative of $\log Z$ is the mean logit $\mathbb{E}[\ell]$
-# under $\pi$, and the derivative of $\mathbb{E}[\ell]$ is the variance of the logits. So
+# $Z = \sum_a e^{\theta \ell_a}$. The derivative of $\log Z$ with respect to $\theta$ is
+# $\frac1Z \sum_a \ell_a e^{\theta \ell_a} = \sum_a \pi(a)\, \ell_a$. This is the mean logit under
+# $\pi$, written $\mathbb{E}[\ell]$. In the same way, the derivative of $\mathbb{E}[\ell]$ is the
+# variance of the logits. The surprise at word $a$ is $\log Z - \theta \ell_a$. Its mean is $H$:
 #
 # $$ H = \log Z - \theta\, \mathbb{E}[\ell], \qquad
 # \frac{dH}{d\theta} = \mathbb{E}[\ell] - \mathbb{E}[\ell] - \theta\, \text{Var}(\ell) = -\theta\, \text{Var}(\ell) \le 0 . $$
 #
-# In words: a larger $\theta$, so a lower temperature, never raises the entropy. It lowers it,
-# unless all logits are equal.
+# In words: lower the temperature, and $\theta$ grows. Then the entropy falls. (If all logits are
+# equal, it stays the same.)
 #
 # **SFT's loss is a KL divergence.** Over all responses that people could write, the loss per
 # response is
@@ -839,18 +898,16 @@ print("the weights are equal:", models.same_weights(policy, trained))
 # responses. It can only say "more of this". What the policy writes instead of the bad ones is
 # decided by how it generalises.
 #
-# **Where reviews end.** In people's reviews, the base model gives EOS the mean probability 0.69 at
-# the position where the review ends. The SFT model gives it 0.92.
-#
 # **Two means.** In section 7 we take the mean over all tokens: the gain is 0.16 nats. If you first
 # take the mean of each review, and then the mean over reviews, a short review counts as much as a
 # long one. The gain is then 0.18 nats, because it is largest at the beginning, and the beginning is
 # a larger part of a short review. Lesson 04 comes back to such denominators. The 95 % interval of
 # the second number, over films, is from 0.15 to 0.22.
 #
-# **What the base model had read.** It was pretrained on the same snippets as SFT's, without titles.
-# So there was little language left for SFT to teach. With another base model, SFT may change more
-# than the format.
+# **What the base model had read.** It was pretrained on 24,220 short texts without titles. All 2,682
+# reviews of SFT are among them. None of the 971 short reviews of test films is. So the numbers of
+# section 7 are held-out numbers for both models. But there was little language left for SFT to
+# teach. With another base model, SFT may change more than the format.
 #
 # **What the libraries do.**
 #

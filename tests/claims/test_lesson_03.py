@@ -88,8 +88,12 @@ def test_the_numbers_of_the_small_world(world):
     }  # fmt: skip
     torch.testing.assert_close(v, torch.tensor([0.0, 1, -1]).double())
     torch.testing.assert_close(q, torch.tensor([[1.0, -1, 0], [2, 0, 1], [0, -2, -1]]).double())
-    # Q of a word is V of the longer prefix; the bandit's mean is V of the empty prefix
+    # Q = r + V of the next prefix: first words that go on, then words that end the response
     torch.testing.assert_close(q[0, :2], v[1:])
+    ending = {"goodgood": (1, 0), "goodbad": (1, 1), "good.": (1, 2), ".": (0, 2)}
+    ending |= {"badgood": (2, 0), "badbad": (2, 1), "bad.": (2, 2)}
+    assert {label: q[place].item() for label, place in ending.items()} == rewards
+    # the bandit's mean is V of the empty prefix
     torch.testing.assert_close((world.probs(world.ref_logits) * world.rewards).sum(), v[0])
 
 
@@ -150,6 +154,16 @@ def gain_by_film(people, surprise):
     index = torch.tensor([films.index(prompt) for prompt in rows["prompt"]])
     shares = torch.zeros(len(films)).index_add(0, index, gain) * len(films) / len(rows)
     return gain.mean().item(), *evaluate.bootstrap(shares)
+
+
+def what_was_read(tokenizer):
+    """Keys of the pretraining texts, of SFT's reviews, and of the reviews of section 7."""
+    key, rows = tasks.reviews.normalise, tasks.reviews.sft_dataset
+    return (
+        {key(text) for text in tasks.reviews.pretraining_texts()},
+        {key(text) for text in rows(tokenizer)["completion"]},
+        {key(text) for text in rows(tokenizer, split="test")["completion"]},
+    )
 
 
 @pytest.mark.slow
@@ -304,19 +318,24 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
             said(f"| {name if name != '.' else '. at once'} |", probs[index], scores[index])
         v, q = world.values(world.ref_logits)
         said("| reward | $r_t$ |", 0)
-        said("So the reward is", 0)
+        said("and every other token has the reward", 0)
+        said("After the last token nothing more is earned, so there $V$ is", 0)
         said("The policy has written *bad*.", *q[2], v[2])
         said("After *bad*, $Q$ of *good* is", *q[2])
         said("Write down the $Q$ of each word in both states:", q[:2].numel())
         said("words lead to the scores 2,", *q[1, 1:], v[1])
         said("After *good*, one word is left. The three words lead to the scores", *q[1])
-        said("of the prefix *good*:", q[0, 0], q[0, 1], q[0, 2], *q[0], v[0])
+        said("At the start, *good* has the reward", 0, q[0, 0], q[0, 1], q[0, 2], *q[0], v[0])
         end = rewards_of(world, "goodbad")  # G_t is the score at both tokens
-        said("than what the policy gets there on average. Take *good bad*. Its score is", end)
+        said("plus the change of the value. Take *good bad*. Its score is", end)
         change = [v[1] - v[0], end - v[1]]
-        said("| first: good | start |", 0, end, v[0], q[0, 0], change[0])
-        said("| second: bad | good |", end, end, v[1], q[1, 1], change[1])
-        said("from the start to the end:", v[0], v[1], end, change[0], end)
+        said("| first: good | start |", 0, end, v[0], v[1], 0 + v[1], change[0])
+        said("| second: bad | good |", end, end, v[1], 0, end + 0, change[1])
+        assert [q[0, 0], q[1, 1]] == [0 + v[1], end + 0]
+        said("*good* raises what the policy may expect from", v[0], v[1], end)
+        always = world.ref_logits.clone()
+        always[1] = torch.tensor([-1e9, 0, -1e9])  # after good it writes bad
+        said("always writes *bad* after *good*, its $V$ there is", world.values(always)[0][1], v[1])
         # section 4
         one = models.encode(tokenizer, ["the film\n"], ["A dull film."])
         width, prompt = one.sequences.shape[1], one.prompt_ids.shape[1]
@@ -325,7 +344,6 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         last = width - 2
         said("You need the rows", prompt - 1, last)
         said("| row of logits |", *range(width))
-        said("the table, row", prompt - 1, last, width - 1)
         with torch.no_grad():
             logprobs = models.policy_logprobs(policies["SFT"], batch)
         said("its probability is about", logprobs[0, 1].exp())
@@ -352,18 +370,20 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         usual = models.SamplingConfig()
         said("Our models sample at", usual.temperature, usual.temperature, usual.temperature)
         said("the same as when the token was drawn. At", 1, off[1.0].abs().max() > 0.5, 0.5)
+        padding = logits[0, 5:]  # the rows that predict padding: all equal
+        assert (padding - padding[0]).abs().max() < 1e-3
         # section 8
         shown, mask = by_position(people, surprise), people[1].response_mask
         total = {name: core.aggregate(x, mask).item() for name, x in surprise.items()}
         falls = [shown["base"][0], shown["SFT"][0]]
         said("at the first token: the surprise falls from", *falls, total["base"], total["SFT"])
         said("Both get the same titles, at temperature", usual.temperature)
-        said("in the middle of a sentence, at the limit of", usual.max_new_tokens)
+        said("and it is cut off at the limit of", usual.max_new_tokens)
         eos = (people[1].response_ids == tokenizer.eos_token_id) & mask
         stops = {name: (-x[eos]).exp().mean().item() for name, x in surprise.items()}
         assert cut_off["base", 0.7] > 0.45 and cut_off["SFT", 0.7] < 0.1
-        said("SFT has taught it to stop. Of", 76, 76)
-        said("the base model gives EOS the mean probability", stops["base"], stops["SFT"])
+        said("model's own responses, to the", len(tasks.reviews.eval_prompts("test")))
+        said("the probability of EOS rises from", stops["base"], stops["SFT"])
         assert loops.SFTConfig().epochs == 1.5  # one and a half times the data
         # section 9
         said("| number", *(20 * SHARES).round())
@@ -371,7 +391,7 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         mean = (SHARES * scores).sum().item()
         said("Its mean score is theirs,", mean, scores.max())
         said("The loss does not go to", 0, entropy(SHARES), entropy(SHARES) > 0)
-        said("undecided the policy is: it is", 0)
+        said("how undecided the policy is. It is", 0)
         assert scores[0] == scores.max() and world.labels[0] == "goodgood"
         # exercises and questions
         said("Padding has the reward", 0, 0, 2)
@@ -388,6 +408,11 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         said("its surprise changes by less than", 0.001)
         # going further
         said("training can lower only the KL. The KL is never below", 0, 0)
+        read, in_sft, in_test = what_was_read(tokenizer)
+        assert read >= in_sft and not read & in_test
+        said("It was pretrained on", len(tasks.reviews.pretraining_texts()))
+        said("without titles. All", len(in_sft))
+        said("are among them. None of the", len(in_test))
         said("to something that people write, $\\log \\pi(y)$ is far below", 0)
         cold = expected(world, imitated(world, SHARES) / 0.5)
         said("is about the policy at the temperature", 1, 0.5, cold, mean)
