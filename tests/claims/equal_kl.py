@@ -94,3 +94,35 @@ def above(variant, per="response", other=None):
     ahead = first - sum(second)
     low, high = ahead[1:].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
     return ahead[0].item(), low, high
+
+
+STUDENT = 4.302652729749462  # the factor of a 95 % interval from three numbers
+
+
+def seed_by_seed(variant, per="response", other=None):
+    """The distance from the curve on each seed alone (3,), minus that of another variant."""
+
+    def distances(name):
+        found = []
+        for seed in range(3):
+            points = [measured("betas", v) for v in BETAS]
+            run = measured("preference", name)
+            x, y = torch.tensor(
+                [[kl_of(point, seed, per), point[0][seed].mean()] for point in points]
+            ).T.double()
+            at = along(torch.tensor([kl_of(run, seed, per)]).double(), x[None], y[None])
+            found.append(run[0][seed].mean() - at[0])
+        return torch.stack(found)
+
+    return distances(variant) - (0 if other is None else distances(other))
+
+
+def kl_of(run, seed, per):
+    _, kl, tokens = run
+    return (kl[seed] / (tokens[seed] if per == "token" else 1)).item()
+
+
+def by_student(leads):
+    """The 95 % interval of a mean of three numbers: mean -+ 4.30 standard errors."""
+    half = STUDENT * leads.std() / len(leads) ** 0.5
+    return (leads.mean() - half).item(), (leads.mean() + half).item()
