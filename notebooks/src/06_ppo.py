@@ -25,6 +25,8 @@
 # %%
 import copy
 
+import numpy as np
+import pandas as pd
 import torch
 
 from minirlhf import core, experiments, loops, models, rewards, show, tasks
@@ -33,7 +35,7 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. The idea: use every sample more than once
 #
-# How can a policy learn more from each sample? Sampling is the slow part of RLHF, because a response is
+# Sampling is the slow part of RLHF, because a response is
 # written one token at a time. REINFORCE (lesson 04) makes one update with a batch of samples, and throws the
 # batch away. **Proximal policy optimisation (PPO)** makes several updates with the same batch.
 #
@@ -55,21 +57,29 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 2. Why the ratio, and why stay close?
 #
+# The **true score** of a policy is the mean score over all responses that it could write. The **gain** is how
+# much it has risen since the batch was sampled. PPO has to estimate it.
+#
+# **The gain is a mean of advantages.** Suppose that we know the old policy's values and advantages exactly. An
+# advantage is the change of the value from one prefix to the next, and the last one leads to the score (lesson 03).
+# So the advantages of a response add up to its score minus the first value:
+#
+# $$ \sum_t A_t = \text{score} - V(\text{prompt}) . $$
+#
+# Take the mean over responses of the *new* policy. The mean score is the new true score. The mean of
+# $V(\text{prompt})$ is the old true score, because $V$ belongs to the old policy. Their difference is the gain:
+#
+# $$ \text{gain} = \mathbb{E}_{y \sim \pi}\Big[\sum_t A_t\Big] . $$
+#
+# This is exact. But the old policy sampled the batch.
+#
 # **Why does each token get its ratio as a weight?** Suppose that the old policy continued the same prefix $s_t$ 100
 # times, and chose a certain token 20 times. The new policy would choose it 30 times. The batch has only 20, so each
-# of them must count 30 / 20 = 1.5 times. This weight is the ratio.
+# of them must count 30 / 20 = 1.5 times. This weight is the ratio. With it we get **PPO's estimate** of the gain:
 #
-# REINFORCE's gradient for one token is $A_t \nabla \log \pi$. With the weight $\rho_t$ it becomes
-# $\rho_t A_t \nabla \log \pi$. This is the gradient of $\rho_t A_t$, because $A_t$ and
-# $\pi_{\text{old}}$ are constants:
+# $$ \text{gain} \approx \mathbb{E}_{y \sim \pi_{\text{old}}}\Big[\sum_t \rho_t A_t\Big] . $$
 #
-# $$ \nabla \rho_t = \frac{\nabla \pi}{\pi_{\text{old}}} = \frac{\pi}{\pi_{\text{old}}}
-# \frac{\nabla \pi}{\pi} = \rho_t \nabla \log \pi . $$
-#
-# So without the clip PPO would maximise $\rho_t A_t$. Right after sampling, every ratio is 1. There the
-# gradient is $A_t \nabla \log \pi$: **PPO's first update is REINFORCE's**, with the advantages of lesson 05.
-#
-# **Why must the policy stay close to the old one?** The ratio corrects for one thing: how often the token comes
+# **What is exact in it, and what is not?** The ratio is exact for one thing: how often the token comes
 # *after its prefix*. But the new policy also reaches the prefix more or less often. The ratio does not correct for
 # this. Take the response *not good*:
 #
@@ -78,36 +88,31 @@ from minirlhf.classroom import FAST, check
 # | *not* | 0.5 | 0.1 | 0.2 | 0.2 |
 # | *good* after *not* | 0.5 | 0.6 | 1.2 | 0.2 · 1.2 = 0.24 |
 #
-# The new policy writes *not* less often, so it comes to this *good* less often. In 100 responses the old policy
-# writes *not good* 25 times, and the new one 6 times. But with the weight 1.2, these 25 count as 30. That is
-# five times too many.
+# The new policy comes to this *good* less often. In 100 responses the old policy writes *not good* 25 times, and the
+# new one 6 times. But with the weight 1.2, these 25 count as 30: five times too many. (The product of the ratios would be right: see "Going further".)
 #
-# (The product of the ratios so far would be right, but it is very noisy: see "Going further".)
+# **Why must the policy stay close to the old one?** Because there the error is small. After *not*,
+# let *good* have the advantage +1, and every other word −1. All other advantages are 0, that of *not* itself, too.
 #
-# The **true score** of a policy is the mean score over all responses that it could write. How much has it risen since the
-# batch was sampled? **PPO's estimate** of this gain is the mean of $\sum_t \rho_t A_t$ over the batch.
+# After *not*, the old policy writes *good* and other words equally often. Weighted with their ratios, 1.2 and 0.8,
+# the mean advantage is 0.5 · 1.2 − 0.5 · 0.8 = 0.2. This is right: it is the new policy's mean, 0.6 − 0.4. But PPO's
+# estimate multiplies it by how often the *old* policy writes *not*, and the gain by how often the *new* one does:
 #
-# **The estimate's error is small near the old policy.** Suppose that the batch is large and the advantages are exact.
-# Change the policy in one direction, by the size $x$. At $x = 0$ it is still the old policy:
-#
-# - *The true gain* is 0, because nothing has changed.
-# - *PPO's estimate* is 0, too, because the mean of exact advantages is 0.
-# - *Both have the same slope* $g$: at $\rho = 1$ the gradient of $\rho A$ is $A \nabla \log \pi$. Summed
-#   over a response, its mean is the policy gradient of lesson 04: the slope of the true score.
-#
-# So for a small $x$ the gain is about $g x + a x^2$, and the estimate about $g x + b x^2$, with two numbers $a$ and $b$.
-# Their difference is $(b - a)\,x^2$: the error grows with the *square* of the change.
-#
-# An example: after *not*, let *good* have the advantage +1, and every other word −1. All other advantages are 0, that
-# of *not* itself, too. PPO's estimate multiplies the mean advantage after *not* by how often the *old* policy writes
-# *not*, because that policy sampled the batch. The true gain multiplies it by how often the *new* policy writes *not*:
-#
-# | change | mean advantage after *not*, new policy | PPO's estimate | true gain | error |
+# | change | mean advantage after *not*, new policy | PPO's estimate | gain | error |
 # |---|---|---|---|---|
-# | as above | 0.6 − 0.4 = 0.2 | 0.5 · 0.2 = 0.1 | 0.1 · 0.2 = 0.02 | 0.08 |
-# | ten times smaller | 0.51 − 0.49 = 0.02 | 0.5 · 0.02 = 0.01 | 0.46 · 0.02 = 0.0092 | 0.0008 |
+# | as above | 0.6 − 0.4 = 0.2 | 0.5 · 0.2 = 0.1 | 0.1 · 0.2 = 0.02 | 0.4 · 0.2 = 0.08 |
+# | ten times smaller | 0.51 − 0.49 = 0.02 | 0.5 · 0.02 = 0.01 | 0.46 · 0.02 = 0.0092 | 0.04 · 0.02 = 0.0008 |
 #
-# For a ten times smaller change, the error is a hundred times smaller. So PPO has to stay near $\pi_{\text{old}}$.
+# The error is a product: how much less often *not* is written, times the mean advantage after it. For a change ten
+# times smaller, both are ten times smaller. So the error is a hundred times smaller: it grows with the *square* of the change.
+#
+# **The gradient.** Without the clip PPO would maximise its estimate. REINFORCE's gradient for one token is
+# $A_t \nabla \log \pi$. That of $\rho_t A_t$ has the weight $\rho_t$, too:
+#
+# $$ A_t \nabla \rho_t = A_t \frac{\nabla \pi}{\pi_{\text{old}}} = A_t \frac{\pi}{\pi_{\text{old}}}
+# \frac{\nabla \pi}{\pi} = \rho_t A_t \nabla \log \pi . $$
+#
+# Right after sampling, every ratio is 1. So **PPO's first update is REINFORCE's**, with the advantages of lesson 05.
 
 # %% [markdown]
 # ## 3. The clip
@@ -116,7 +121,7 @@ from minirlhf.classroom import FAST, check
 #
 # $$ L_t = -\min\big(\rho_t A_t,\; \text{clip}(\rho_t,\, 1-\epsilon,\, 1+\epsilon)\, A_t\big) . $$
 #
-# The usual $\epsilon$ is 0.2. In the code it is `clip_eps`. Then the clip leaves a ratio between 0.8 and 1.2 as it
+# The usual $\epsilon$ is 0.2. Then the clip leaves a ratio between 0.8 and 1.2 as it
 # is, and replaces any other by the nearer end.
 #
 # **Predict.** In which of these six cases does the token still get a gradient? Write down *yes* or *no* for each case,
@@ -152,8 +157,9 @@ show.clip(eps=0.2)
 # Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient. A token that loses its gradient in this way
 # is called **clipped**. The **clip fraction** is the share of clipped tokens.
 #
-# The clip does not hold a token at 1.2. It only stops the pushing, once the token is beyond. All tokens share the
-# policy's weights, so the updates of other tokens can still move it on.
+# The clip does not hold a token at 1.2. It only stops the pushing, once the token is beyond. Two things can still move it
+# on. All tokens share the policy's weights, so the updates of other tokens move it, too. And the optimiser has
+# **momentum**: it moves the weights along a running mean of the gradients, so earlier pushes go on.
 #
 # **Why the minimum?** Outside the range the clipped term is a constant, so it has no gradient. The loss is minus the
 # *smaller* term. Take care with negative terms: −0.8 is smaller than −0.6. Here are four tokens by hand:
@@ -164,8 +170,6 @@ show.clip(eps=0.2)
 # | good, but down | 0.30 / 0.50 = 0.6 | 1 | 0.6 | 0.8 | −0.6 |
 # | bad, already down | 0.30 / 0.50 = 0.6 | −1 | −0.6 | −0.8 | 0.8, no gradient |
 # | bad, but up | 0.30 / 0.20 = 1.5 | −1 | −1.5 | −1.2 | 1.5 |
-#
-# So which term is the smaller one?
 #
 # - *Already up* and *already down* have moved far enough in the right direction. The clipped term is the
 #   smaller one, so the token gets no gradient.
@@ -186,18 +190,18 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 #
 # A **training step** samples one batch and learns from it. Four models take part:
 #
-# - The **actor** $\pi$ is the policy. It starts as the SFT model (supervised fine-tuning, lesson 03).
-# - The **critic** $V$ predicts, before each token, the sum of the rewards that are still to come. It starts as a
-#   copy of the reward model.
-# - The **reward model** scores a finished response.
-# - The **reference** $\pi_{\text{ref}}$ is a copy of the actor from before the training.
+# | model | what it does | starts as | trained? |
+# |---|---|---|---|
+# | **actor** $\pi$ | the policy: it writes the responses | the SFT model (supervised fine-tuning, lesson 03) | yes |
+# | **critic** $V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model | yes |
+# | **reward model** | scores a finished response | itself | no |
+# | **reference** $\pi_{\text{ref}}$ | gives log-probabilities to compare with | a copy of the actor | no |
 #
-# Only actor and critic are trained. A training step has five parts. (B, R) means B responses with R token positions: R
-# is the length of the longest.
+# A training step has five parts. (B, R) means B responses with R token positions: R is the length of the longest.
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
-# The picture shows training step 4 of another run. Read only its arrows and shapes. A **nat** is the unit of natural logarithms.
+# The picture shows training step 4 of another run. Read only its arrows and shapes.
 #
 # **1. Sample.** The actor writes a short review (the response) to each of 64 film titles (the prompts). It keeps
 # $\log \pi_{\text{old}}$, the log-probability of each token.
@@ -206,14 +210,22 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # $V_t$ of each token.
 #
 # **3. Rewards.** The reward model makes errors: it gives high scores to some texts that are not even good
-# English. So each token also pays for moving away from the reference. The **reward** of a token is
+# English. So each token also pays for moving away from the reference. Four words of lesson 00:
+#
+# | word | what it is |
+# |---|---|
+# | **log-ratio** of a token | $\log \pi_{\text{old}} - \log \pi_{\text{ref}}$ |
+# | **KL coefficient** | the number $\beta$. We use 0.5 |
+# | **KL penalty** of a token | $\beta$ times its log-ratio: what the token pays |
+# | **KL** (Kullback–Leibler divergence) | how far the policy is from the reference: the sum of the log-ratios of a response, averaged over all responses of the policy. Its unit is the **nat**, the unit of natural logarithms |
+#
+# The **reward** of a token is
 #
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}). $$
 #
-# The payment is called the **KL penalty** (KL: Kullback–Leibler), and $\beta$ is the **KL coefficient**. We use 0.5.
-# The difference in brackets is the **log-ratio** of the token. The penalty is part of the reward, not a term of the loss.
-# So it is computed once, with the policy that sampled. And GAE passes the penalty of a token on to the tokens before it.
+# So the penalty is part of the reward, not of the loss: it is computed once, before the updates. And a
+# token's advantage contains the penalties of the later tokens, too.
 #
 # Do not mix up the two ratios. The log-ratio compares with the reference. The importance ratio compares with
 # $\pi_{\text{old}}$, and starts at 1 in each batch.
@@ -248,6 +260,15 @@ critic_config = loops.OptimiserConfig.plain(lr=6e-5)
 actor_optimizer = loops.make_optimizer(actor, actor_config)
 critic_optimizer = loops.make_optimizer(critic, critic_config)
 generator = torch.Generator().manual_seed(0)
+
+# %% [markdown]
+# **Predict.** In the updates of a batch, which of these are computed anew in each minibatch, and which are fixed?
+#
+# - `logprobs`
+# - `old_logprobs`
+# - `values`
+# - `advantages`
+# - `targets`
 
 
 # %%
@@ -293,14 +314,6 @@ def ppo_step(titles):
 
 
 # %% [markdown]
-# **Predict.** Which of these are computed anew in each minibatch, and which are fixed for the whole training step?
-#
-# - `logprobs`
-# - `old_logprobs`
-# - `values`
-# - `advantages`
-# - `targets`
-#
 # <details><summary>What you should see</summary>
 #
 # - **Anew:** only `logprobs`, because each update changes the actor. (The critic's own loss needs its new
@@ -334,15 +347,15 @@ print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by
 
 # %% [markdown]
 # The mean scores, about 0.1, 0.3 and 0.1, show no learning yet. Single scores have a standard deviation of about 1, so
-# the mean of 64 differs by about 1/8 by chance. A small gain is not visible behind this. Section 6
+# the mean of 64 differs by about 1/8 by chance. Section 6
 # makes 24 training steps, most at a higher learning rate.
 #
 # ## 5. One token, all the way
 #
 # What does a training step do with a single token? The last digits of your own numbers may differ. So we read a
 # *recorded* batch: the third one of this run. Responses are numbered from 0, updates from 1. Response 1
-# begins *A moving portrait*. Here are these three tokens before update 1. (The column `updates` counts
-# those so far: `0` is before update 1.)
+# begins *A moving portrait*. Here are these three tokens before update 1. (In the record, `text` is
+# the number of the response, and `updates` counts the updates so far: `0` is before update 1.)
 
 # %%
 names = {"step": "updates", "kl": "log-ratio", "return": "target"}  # as we call them
@@ -350,24 +363,24 @@ recorded = experiments.results("one_batch").rename(columns=names)  # four respon
 before = recorded[(recorded.text == 1) & (recorded.updates == 0)].set_index("token")
 columns = ["old_logprob", "ref_logprob", "log-ratio", "reward", "value"]
 columns += ["td_error", "advantage", "target"]
-before[columns].head(3).round(3)
+before[columns].head(3).round(4)
 
 # %% [markdown]
 # Follow *moving* with a calculator:
 #
 # | what | of *moving* | line of the loop |
 # |---|---|---|
-# | log-ratio | −4.006 + 4.284 = 0.278 | `batch.old_logprobs`, minus `ref_logprobs` |
-# | reward $r_t$ | −0.5 · 0.278 = −0.139 | `core.kl_shaped_rewards` |
-# | value $V_t$, and $V_{t+1}$ of *portrait* | 0.498, and 0.472 | `models.response_values` |
+# | log-ratio | −4.0061 + 4.2842 = 0.2781 | `batch.old_logprobs`, minus `ref_logprobs` |
+# | reward $r_t$ | −0.5 · 0.2781 = −0.1391 | `core.kl_shaped_rewards` |
+# | value $V_t$, and $V_{t+1}$ of *portrait* | 0.4984, and 0.4718 | `models.response_values` |
 # | TD error $\delta_t$ | −0.1391 + 0.4718 − 0.4984 = −0.1657 | `core.gae` |
-# | advantage $A_t$ | −0.166 + 0.95 · 0.638 = 0.440 | `core.gae`, from the end: *portrait* has 0.638 |
-# | critic's target | 0.440 + 0.498 = 0.938 | `core.gae` |
-# | ratio in update 2 | exp(−3.991 + 4.006) = 1.015 | `logprobs`, minus `part.old_logprobs` |
+# | advantage $A_t$ | −0.1657 + 0.95 · 0.6376 = 0.4400 | `core.gae`, from the end: *portrait* has 0.6376 |
+# | critic's target | 0.4400 + 0.4984 = 0.9384 | `core.gae` |
+# | ratio in update 2 | exp(−3.9914 + 4.0061) = 1.0148 | `logprobs`, minus `part.old_logprobs` |
 # | loss in update 2 | −1.015 · 0.440 = −0.447 | `core.ppo_clip`: nothing to clip |
 #
 # This response is first used in update 2. Update 1 has changed the actor, so the ratio is not 1. The log-probability
-# −3.991 is that of `recorded[(recorded.text == 1) & (recorded.updates == 1)]`, in the column `logprob`.
+# −3.9914 is that of `recorded[(recorded.text == 1) & (recorded.updates == 1)]`, in the column `logprob`.
 
 # %% [markdown]
 # ## 6. What a run looks like
@@ -379,7 +392,7 @@ before[columns].head(3).round(3)
 # |---|---|---|
 # | learning rate of the actor | 2e-5 in all training steps | 1e-4. It starts at a fifth of that, rises for five training steps, and then falls towards 0 |
 # | learning rate of the critic | 6e-5 in all training steps | 3e-4, which rises and falls in the same way |
-# | gradient | as it is | shortened to length 1 if it is longer: against outliers |
+# | gradient | as it is | shortened to length 1 if it is longer, against outliers (*gradient clipping*, which is not PPO's clip) |
 # | advantages of a batch | as they are | shifted and scaled to mean 0 and variance 1 (**whitening**): a steady scale |
 # | critic's loss | half the squared difference | clipped, too, against sudden jumps: once a value has moved by 0.5 towards its target, it gets no gradient |
 # | response without an end token (EOS) | no penalty | its score is lowered by 1: reviews should end |
@@ -399,7 +412,7 @@ show.curves(
 # |---|---|---|
 # | **score** | the reward model's score, without the KL penalty | rises from about 0 to about 1.2 |
 # | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model | rises too |
-# | **kl** | the sum of the log-ratios of a response, averaged over the responses, in nats. It estimates the **KL divergence**, a measure of how far the policy is from the reference (lesson 07) | grows to about 2 and stays near that |
+# | **kl** | the KL (section 4), as a mean over the responses of the batch | grows to about 2 and stays near that |
 # | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the reviews are still varied |
 # | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a training step | peaks at 8 to 9 %, and falls to 0 with the learning rate |
 # | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
@@ -417,7 +430,7 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # ## 7. When does the clip matter?
 #
 # We trained PPO again with *eight* epochs on each batch instead of two: with the clip (orange) and without it (green).
-# The runs called *as it is* (blue) have two epochs and the clip. The **length** is the mean number of tokens of a response.
+# The runs called *as it is* (blue) have two epochs and the clip.
 #
 # **Predict.** In which of the six curves will the green runs differ from the others?
 
@@ -433,8 +446,6 @@ show.curves(
 # <details><summary>What you should see</summary>
 #
 # The green runs, with eight epochs and no clip, **collapse**: they write nearly the same review for many films.
-# For its first three test films, one run writes *A very funny movie.* Of 500 pairs of neighbouring words, 27 % are
-# different (blue 79 %, orange 67 %).
 #
 # - The KL jumps above 10 nats.
 # - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1.
@@ -445,21 +456,43 @@ show.curves(
 # to 10 tokens, and the clip fraction reaches 42 %.
 # </details>
 #
-# **What is the clip good for?** Three results:
+# After the training, we measured gold on four responses to each of the 76 test films. Here are its mean and range
+# over three seeds, and three more means. *Different pairs* is a share of 500 pairs of neighbouring words.
+# The last two rows have two epochs, the clip and a lower KL coefficient than 0.5:
+
+# %%
+runs = experiments.results("ablations", "leash")  # the names of two records
+settings = [*compared, "no clip", "one epoch", "kl_coef 0.25", "kl_coef 0.1"]
+final = experiments.mean_over_seeds(runs, "gold").drop(columns="seeds")
+measures = {"kl": "KL", "length": "length", "distinct_2": "different pairs"}
+others = runs.groupby("variant")[list(measures)].mean().rename(columns=measures)
+final.join(others).loc[settings].round(2)
+
+# %%
+show.texts(experiments.samples(runs, compared).head(3))  # of the first seed
+
+# %% [markdown]
+# **What is the clip good for?** Three experiments (for the last one see "Going further"):
 #
-# - *Language model, eight epochs:* the clip decides. Without it the runs collapse.
-# - *Language model, the usual two epochs:* we found no clear difference in gold.
-# - *Small world, 60 updates on a batch of 4* ("Going further"): on 38 of 40 batches the true score rises
-#   more without the clip. On the other 2 it ends *below* its start without the clip, and the clip prevents most of this
-#   damage. This compares equal numbers of updates, not equal distances: without the clip, the policy moves further on
-#   every batch.
+# | experiment | with the clip | without the clip | what it shows |
+# |---|---|---|---|
+# | reviews, eight epochs | gold 1.76, KL 4.2 | gold 1.42, KL 6.7: collapsed | the clip prevents a collapse |
+# | reviews, two epochs | gold 1.36, KL 1.8 | gold 1.41, KL 2.3 | no clear difference in gold |
+# | small world: one batch of 4 used 60 times, 40 such batches | the true score rises by 0.12. It falls on 1 batch | it rises by 0.82. It falls on 2 batches | the clip prevents most of the rare damage, and costs most of the gain |
 #
-# So the clip limits the damage when the updates on one batch go too far. In the small world it costs most of the gain:
-# 0.12 instead of 0.82 on average.
+# But without the clip the policy also moves further. **What is left at equal KL?**
 #
-# **Do more epochs pay?** With the clip, eight epochs end with more gold than two: 1.76 against 1.36. But they also go
-# further from the reference, to a KL of 4.2 against 1.8. *Two* epochs with the KL coefficient 0.25 instead of 0.5 go as far,
-# to 4.1, and have more gold still: 2.01. So the distance helped, not the reuse. Compare runs at equal KL.
+# - *Small world:* we stop the run without the clip when it is as far from the old policy as the clipped one. Its
+#   true score has risen by 0.13 then, the other's by 0.12: no clear difference.
+# - *Eight epochs:* none of our runs without the clip ends at a KL of 4.2. But *two* epochs with the coefficient 0.1 go
+#   further than the collapsed runs, to 9.1, with a gold of 2.78. So the distance alone does not explain the collapse.
+#   The collapsed runs took large steps: 2.9 nats with the first batch, the others 0.1.
+#
+# So the clip limits how far one batch moves the policy. Our experiments do not show that it does more.
+#
+# **Do more epochs pay?** With the clip, eight epochs end with more gold than two: 1.76 against 1.36. But their KL is 4.2
+# against 1.8. *Two* epochs with the coefficient 0.25 go as far, to 4.1, and have more gold still: 2.01. So the distance
+# helped, not the reuse. In both, the reviews are shorter and less varied. Compare runs at equal KL.
 #
 # ## 8. Reading your own run
 #
@@ -475,13 +508,27 @@ show.curves(
 # | explained variance | rises from below 0 | stays near 0 |
 
 # %% [markdown]
+# ## 9. Why is PPO built like this?
+#
+# | part | what it is for | what this course shows | what it does not show |
+# |---|---|---|---|
+# | critic | a baseline for each token: less spread | a right critic saves samples, a wrong one can be worse than none (small world, lesson 05) | that it pays for language models. On reviews we have no run without one. On arithmetic a plain baseline solves more: 73 % against 70 % |
+# | $\lambda = 0.95$ | between much bias (0) and much spread (1) | the best $\lambda$ depends on the critic and on the batch size (lesson 05, exercise 5) | that 0.95 is best: on reviews, 1 has the same gold |
+# | several epochs | more from each sample | two epochs have more gold than one, 1.36 against 1.21, from as many samples | that reuse helps at equal KL: more epochs also go further |
+# | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs | that it helps at equal KL, or at two epochs |
+# | KL penalty | keeps the policy where the reward model can be trusted | without it the KL grows to about 86 nats, and nearly all reviews are the same few words (exercise 5) | which coefficient is best. That depends on how much variety you want (lesson 07) |
+#
+# So critic and $\lambda$ are there against noise, clip and penalty against distance, and epochs save samples. None of
+# these choices is proved to be the best.
+
+# %% [markdown]
 # ## What to remember
 #
-# - PPO reuses a batch. The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for the change since it was
-#   sampled. At $\rho_t = 1$ PPO is REINFORCE with a critic.
-# - The clip takes the gradient from tokens that have moved far enough in the right direction. It matters when a
-#   batch is reused often: it limits the damage, and can cost most of the gain. More epochs
-#   go further: compare runs at equal KL.
+# - PPO reuses a batch. The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for how often a token now comes after its
+#   prefix, not for how often the prefix comes. At $\rho_t = 1$ PPO is REINFORCE with a critic.
+# - The clip takes the gradient from tokens that have moved far enough in the right direction. It limits
+#   how far one batch moves the policy. This matters when a batch is reused often.
+# - More epochs go further: compare runs at equal KL.
 # - One training step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
 # - The score does not show every damage. Watch KL, length and entropy, too, and read samples.
 #
@@ -705,8 +752,8 @@ check.whole_step(mine, by_hand, watched, actor=other_actor, critic=other_critic)
 # </details>
 
 # %% [markdown] tags=["exercise"]
-# **5. Three runs without a name** *(medium, 15 minutes)*. Runs A, B and C differ in one setting only. At
-# least two settings can give such curves: name two. Which further curve tells you which of them it is, and
+# **5. Three runs without a name** *(medium, 15 minutes)*. Runs A, B and C differ in one setting only. Each was
+# repeated with three seeds: a line is their mean, the band their range. At least two settings can give such curves: name two. Which further curve tells you which of them it is, and
 # at which training step do you look? Which run has the warnings of section 8, and in which curves? Which of the three
 # policies would you give to people?
 #
@@ -741,12 +788,20 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 # In all three runs the clip fraction of the first training step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0
 # in run B and 0.25 in run C.
 #
+# The warnings:
+#
 # - **Run B has collapsed.** Its gold falls back in the second half. Its responses are nearly as long as allowed, and
 #   almost the same for all films. The KL grows to about 86 nats, and the entropy falls to about 0.4. The clip fraction
 #   gives a weak warning at most: from training step 4 to 9 it stays near 0.10, while in A and C it falls from 0.08
 #   to below 0.05.
-# - **Run A** is healthy, and has learned little.
-# - **Run C** is the one to give to people, after you have read its samples.
+# - **Run A** has no warning, and has learned little.
+# - **Run C** has milder ones. Run the next cell: without run B, the two others can be compared. In C the length falls
+#   from 20 to 12 tokens, the entropy from 2.5 to 2.0, and the KL reaches about 4 nats. So do the runs with eight epochs and the
+#   clip in section 7, nearly. Only the clip fraction differs: at most 9 % here, 42 % there.
+#
+# **Which one for people?** Not B. Between A and C it is a choice. C has much more gold on test films, 2.01 against 0.61.
+# But its reviews are shorter and less varied. Lesson 07 sets a limit to the loss of variety, which C exceeds. Read samples
+# before you decide.
 #
 # Here are the first responses of the three policies (seed 0) to two test films:
 #
@@ -758,6 +813,13 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 # Still, run B ends with the highest gold of the three. The gold model, like the reward model, was fitted on reviews
 # that people write. So both overrate a text that only repeats praise.
 # </details>
+
+# %% tags=["exercise", "solution"]
+show.curves(
+    three_runs[three_runs.variant != "B"],
+    columns=["kl", "length", "entropy"],
+    order=["A", "B", "C"],  # the colours of the figures above
+)
 
 # %% [markdown]
 # ## Questions
@@ -772,9 +834,8 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 # <details><summary>2. Does the clip guarantee that the policy stays close to the old one?</summary>
 #
 # No, for three reasons. One large update can jump far beyond the range, because the clip acts only after
-# a token has left it. The optimiser has **momentum**: it moves the weights along a running mean of the gradients, so
-# it goes on with the earlier pushes on a clipped token. And a clipped token shares its weights with all other tokens,
-# and their gradients move it.
+# a token has left it. The optimiser's momentum goes on with the earlier pushes on a clipped token. And a clipped token
+# shares its weights with all other tokens, and their gradients move it.
 # </details>
 #
 # <details><summary>3. What is left of PPO with one epoch and one minibatch per batch?</summary>
@@ -810,12 +871,12 @@ show.microscope(after[place + measures], "ratio", text="all")
 # its row, run `recorded[recorded.clipped & recorded.used & (recorded.updates == 3)].T`. (`used` is true if the next
 # update uses the token's response.)
 #
-# **Why *er* moves on.** We repeated this training step with one change each.
+# **Why *er* moves on.** In update 4 its log-probability falls by 0.15. We repeated the training step with one change each:
 #
-# - *Momentum* (question 2): with the gradient of update 4 set to 0, the log-probability of *er* falls
-#   just as far in this update: by 0.16 instead of 0.15.
-# - *Other tokens:* with the advantage of *er* set to 0 in all four updates, it still falls by 0.05. So about a third of
-#   the fall comes from other tokens, through the shared weights.
+# - The gradient of update 4 is set to 0. *er* falls just as far in this update, by 0.16. So momentum alone moves it:
+#   the gradients of the first three updates.
+# - The advantage of *er* is set to 0 in all four updates. In update 4 it still falls by 0.05. So about a third of the
+#   momentum comes from other tokens, through the shared weights. (Of the fall in all four updates, too, it is about a third.)
 #
 # **An unlucky batch.** What happens if one small batch is used 60 times? In the small world of exercise 3, the true
 # score can be computed, and compared with PPO's estimate. We draw 40 batches of 4 responses, each from the old policy.
@@ -828,15 +889,18 @@ old = world.logprobs(start)  # (15, 3): of each response, of each token
 
 
 # %%
-def reuse(rows, eps):  # changes of PPO's estimate and of the true score, (2, 61)
-    scores, logits, path = world.rewards[rows, None], start, []
-    advantages = scores - (scores.sum() - scores) / 3  # the same at each token
+def reuse(rows, eps):  # changes of PPO's estimate, true score and KL, (3, 61)
+    earned, logits, path = world.rewards[rows, None], start, []
+    advantages = earned - (earned.sum() - earned) / 3  # the same at each token
     for _ in range(61):
         logits = logits.detach().requires_grad_(True)
-        ratio = (world.logprobs(logits) - old).exp()[rows]  # (4, 3)
+        moved = world.logprobs(logits) - old  # (15, 3)
+        kl = (world.probs(logits) * moved.sum(1)).sum()  # from the old policy
+        ratio = moved.exp()[rows]  # (4, 3)
         gain = ratio * advantages
         held = ratio.clamp(1 - eps, 1 + eps) * advantages  # the clipped term
-        path.append([gain.sum(1).mean().item(), world.objective(logits).item()])
+        score = world.objective(logits)
+        path.append([gain.sum(1).mean().item(), score.item(), kl.item()])
         torch.minimum(gain, held).sum(1).mean().backward()  # PPO maximises this
         logits = logits + logits.grad  # plain gradient ascent
     return (torch.tensor(path) - torch.tensor(path[0])).T
@@ -850,7 +914,7 @@ def reuse(rows, eps):  # changes of PPO's estimate and of the true score, (2, 61
 drawing = torch.Generator().manual_seed(0)
 probs = world.probs(start).expand(40, -1)
 batches = torch.multinomial(probs, 4, replacement=True, generator=drawing)
-free = torch.stack([reuse(rows, eps=torch.inf) for rows in batches])  # (40, 2, 61)
+free = torch.stack([reuse(rows, eps=torch.inf) for rows in batches])  # (40, 3, 61)
 clip = torch.stack([reuse(rows, eps=0.2) for rows in batches])
 worst = free[:, 1, -1].argmin()
 curves = {
@@ -873,29 +937,33 @@ show.lines(curves, xlabel="updates on one batch", ylabel="change", reference=0)
 # write it: without the clip, its probability rises from 0.03 to 0.95.
 # </details>
 #
-# - **How rare is this?** Of the 40 batches, 2 end below the start without the clip, at −0.51 and −0.11. With the clip
-#   only the first of these two does, at −0.09.
-# - **On average** no clip gains more here: over the 40 batches, the true score rises by 0.82 in 60 updates without the
-#   clip, and by 0.12 with it. On the perfect batch of exercise 3 it rises by 1.21 without the clip (PPO's estimate by
-#   1.49), and by 0.34 with it.
-# - **Stopping early** is better than the clip here. After three updates without it, the mean is +0.29, and the worst
-#   of the 40 batches +0.02. But PPO does not see when to stop: it sees only its estimate.
-#
-# **More of the runs of section 7.** After the training, we measured gold on four responses to each of the 76 test films of
-# section 6. The table has its mean and its range over three seeds, and the means of KL and length. The last row has two
-# epochs and the KL coefficient 0.25 instead of 0.5.
+# How is it on all 40 batches? The last row stops the run without the clip at the KL from the old policy that the
+# clipped run has after 60 updates. (This KL lies between two updates, so we take the score on the line between them.)
 
 # %%
-runs = experiments.results("ablations", "leash")
-settings = [*compared, "one epoch", "no clip", "kl_coef 0.25"]
-final = experiments.mean_over_seeds(runs, "gold").drop(columns="seeds")
-final[["KL", "length"]] = runs.groupby("variant")[["kl", "length"]].mean()
-final.loc[settings].round(2)
+stopped = [
+    np.interp(kl, path[2].cummax(0).values, path[1])
+    for kl, path in zip(clip[:, 2, -1], free)
+]
+changes = {
+    "clip, 60 updates": clip[:, 1, -1],
+    "no clip, 60 updates": free[:, 1, -1],
+    "no clip, three updates": free[:, 1, 3],
+    "no clip, stopped at the KL of the clip": stopped,
+}
+pd.DataFrame(changes).agg(["mean", "min"]).T.round(2)
 
 # %% [markdown]
+# - **How rare is the damage?** Of the 40 batches, 2 end below the start without the clip, at −0.51 and −0.11. With the clip
+#   only the first of these two does, at −0.09.
+# - **At equal updates** no clip gains more: 0.82 on average, against 0.12. On 38 of 40 batches it ends higher. On the
+#   perfect batch of exercise 3 the true score rises by 1.21 without the clip (PPO's estimate by 1.49), and by 0.34 with it.
+# - **At equal KL** there is no clear difference: 0.13 against 0.12. And no batch ends below its start.
+# - **So stopping early** can replace the clip here. PPO cannot see the true score, but it can measure the KL.
+#
+# **More of the runs of section 7.**
+#
 # - The coefficient 0.25 with two epochs has more gold than eight epochs on each of the three seeds.
-# - *Without* the clip, eight epochs go further still, and gain almost nothing over two: they collapsed.
-# - With two epochs, the gold of *as it is* and *no clip* is nearly the same. The KL is higher without the clip.
 # - Eight epochs with the clip reach a clip fraction of 42 % at their peak, in training step 4, and still have a high gold.
 #   So a high clip fraction alone is no damage.
 #
@@ -903,10 +971,10 @@ final.loc[settings].round(2)
 # The policy gives them 0.4 and 0.6, the reference 0.2 and 0.8. Then the mean log-ratio is
 # 0.4 ln 2 + 0.6 ln 0.75 = 0.277 − 0.173 = 0.10.
 #
-# **Where the estimate errs.** The right weight of a token is the product of the ratios so far. With this product and
-# with exact advantages, PPO's estimate would be right on average, however far the policy has moved. But it would be
-# very noisy: a product of many ratios is often far from 1, so a few responses with a large product dominate the mean. So PPO takes
-# the single ratio (section 2). And its advantages are estimates, because the critic errs. Lesson 11b explains a method that takes one ratio for the whole response (GSPO).
+# **The product of the ratios.** The right weight of a token is the product of the ratios so far. With it and
+# with exact advantages, PPO's estimate would be right on average, however far the policy has moved. But a product of
+# many ratios is often far from 1, so a few responses with a large product would dominate the mean. So PPO takes
+# the single ratio. Lesson 11b explains a method that takes one ratio for the whole response (GSPO).
 #
 # **What `train_ppo` adds to the loop of section 4:**
 #

@@ -336,7 +336,7 @@ def not_good(scale):
     old, reached, good = 0.5, 0.5 + scale * (0.1 - 0.5), 0.5 + scale * (0.6 - 0.5)
     mean = good - (1 - good)
     parts = good, 1 - good, mean, old, mean, old * mean, reached, mean, reached * mean
-    return *parts, (old - reached) * mean
+    return *parts, old - reached, mean, (old - reached) * mean
 
 
 def exact_world(seed):
@@ -358,6 +358,17 @@ def test_with_the_product_of_ratios_and_exact_advantages_the_estimate_has_no_err
         probs @ (weight.exp() * exact).sum(1) for weight in (log_ratio.cumsum(1), log_ratio)
     )
     assert torch.isclose(product, true) and (single - true).abs() > 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gain_is_the_new_policys_mean_of_the_advantages_of_the_old_one(seed):
+    """And those of a response add up to its score minus the value of the prompt."""
+    world, exact = exact_world(seed)
+    start, before = world.ref_logits, world.objective(world.ref_logits)
+    assert torch.allclose(exact.sum(1), world.rewards - before)
+    far = start + 2 * torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
+    gain = world.objective(far) - before
+    assert torch.isclose(world.probs(far) @ exact.sum(1), gain)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -445,22 +456,34 @@ def learned(rows, advantages, updates):
 
 
 def distances(updates=60):
-    """(2, 40): KL of each updated policy from the old one, with the clip and without it."""
+    """(2, updates + 1, 40): KL of each policy from the old one, with the clip and without it."""
     rows, start = drawn_batches(40), WORLD.ref_logits.expand(40, -1, -1)
     pick, mask = (torch.arange(40)[:, None], rows), WORLD.response_mask[rows]
     scores, before, found = WORLD.rewards[rows], logprobs(start), []
     advantages = ((scores - scores.mean(1, keepdim=True)) * 4 / 3)[..., None]
     for low, high in ((0.8, 1.2), (0.0, 1e9)):
-        logits = start
-        for _ in range(updates):
+        logits, path = start, []
+        for _ in range(updates + 1):
+            now = logprobs(logits).sum(2)
+            path.append((now.exp() * (now - before.sum(2))).sum(1))
             moved = logits.clone().requires_grad_(True)
             ratio = (logprobs(moved) - before)[pick].exp()
             gain = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
             torch.where(mask, gain, 0.0).sum(2).mean(1).sum().backward()
             logits = logits + moved.grad
-        now = logprobs(logits).sum(2)
-        found.append((now.exp() * (now - before.sum(2))).sum(1))
+        found.append(torch.stack(path))
     return torch.stack(found)
+
+
+def at_the_kl(wanted, kl, scores):
+    """The score of each walk where its KL first reaches `wanted`: on the line between two updates.
+
+    Args:
+        wanted: (40,), kl: (updates + 1, 40), scores: (40, updates + 1).
+    """
+    walk, after = torch.arange(len(scores)), (kl >= wanted).long().argmax(0)
+    share = (wanted - kl[after - 1, walk]) / (kl[after, walk] - kl[after - 1, walk])
+    return scores[walk, after - 1] + share * (scores[walk, after] - scores[walk, after - 1])
 
 
 @pytest.fixture(scope="module")
@@ -688,6 +711,7 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
     picture = (NOTEBOOKS.parent / "docs/images/ppo_step.svg").read_text()
     eight = logged[logged.variant == "eight epochs"]
     share = eight.groupby("step").clip_fraction.mean()
+    share_of_eight = share.max()
     sick = logged[logged.variant == "eight epochs, no clip"].groupby("step").mean(numeric_only=True)
     sick_start, sick_end = sick.loc[0], sick.loc[23]
     leash = experiments.results("leash_history")
@@ -705,21 +729,23 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("| *not* |", 0.5, 0.1, reached, reached)
         said("| *good* after *not* |", 0.5, 0.6, written, reached, written, should)
         often, now, counted = 100 * 0.5 * 0.5, 100 * 0.1 * 0.6, 100 * 0.5 * 0.5 * written
-        said("so it comes to this *good* less often. In", 100, often, now)
+        said("comes to this *good* less often. In", 100, often, now)
         said("But with the weight", written, often, counted)
-        said("That is five times too many", counted / now == pytest.approx(5))
+        said("count as 30: five times too many", counted / now == pytest.approx(5))
         assert often * should == pytest.approx(now)
         large, small = (not_good(scale) for scale in (1, 0.1))
-        said("after *not*, let *good* have the advantage", 1, -1, 0)
-        said("- *The true gain* is", 0)
-        said("- *PPO's estimate* is", 0, 0)
-        said("- *Both have the same slope*", True)  # tested above, with exact advantages
+        said("After *not*, let *good* have the advantage", 1, -1, 0)
+        ratios = 0.6 / 0.5, 0.4 / 0.5  # of *good* after *not*, and of the other words
+        weighted = 0.5 * ratios[0] - 0.5 * ratios[1]
+        said("Weighted with their ratios", *ratios)
+        said("the mean advantage is", 0.5, ratios[0], 0.5, ratios[1], weighted, *large[:2])
+        assert weighted == pytest.approx(large[2])
         said("| as above |", *large)
         said("| ten times smaller |", *small)
         hundred = large[-1] / small[-1]
         said("the error is a hundred times smaller", hundred == pytest.approx(100))
         policy_share, reference_share = 0.4, 0.2
-        said("is the **KL coefficient**. We use", config.kl.kl_coef)
+        said("| **KL coefficient** |", config.kl.kl_coef)
         explained = tour.groupby("step").explained_variance.mean()
         said("in the runs of section 6 its explained variance is", explained[1])
         said("Take care with negative terms:", -(1 - eps), -0.6)
@@ -770,9 +796,9 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("| advantage $A_t$ |", now.td_error, config.lam, then.advantage, now.advantage)
         said("from the end: *portrait* has", then.advantage)
         said("| critic's target |", now.advantage, now.value, now["return"])
-        logprob = round(token.logprob[1], 3), round(-token.old_logprob[1], 3)
+        logprob = token.logprob[1], -token.old_logprob[1]
         said("| ratio in update", 2, *logprob, math.exp(sum(logprob)))
-        assert round(math.exp(sum(logprob)), 3) == round(token.ratio[1], 3)
+        assert math.exp(sum(logprob)) == pytest.approx(token.ratio[1], abs=5e-5)
         said("The log-probability", token.logprob[1])
         said("| loss in update", 2, -token.ratio[1], now.advantage, -token.ratio[1] * now.advantage)
         assert token.used.tolist() == [False, True, True, False, False]
@@ -795,10 +821,14 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         assert down.used.tolist() == [False, True, True, False, False]
         real = tuple(down.ratio[3:])
         change = [math.log(after / before) for before, after in (real, MOMENTUM_ONLY, OTHERS_ONLY)]
-        said("with the gradient of update", 4, 0, -change[1], -change[0])
+        said("**Why *er* moves on.** In update", 4, -change[0])
+        said("- The gradient of update", 4, 0, -change[1])
         assert change[1] == pytest.approx(change[0], rel=0.1)
-        said("with the advantage of *er* set to", 0, updates, -change[2])
-        said("So about a third of the fall comes", 0.28 < change[2] / change[0] < 0.38)
+        said("- The advantage of *er* is set to", 0, updates, 4, -change[2])
+        third = 0.28 < change[2] / change[0] < 0.38
+        said("So about a third of the momentum comes", third)
+        whole = math.log(OTHERS_ONLY[1]) / math.log(down.ratio[4])
+        said("Of the fall in all four updates, too,", 0.3 < whole < 0.4)
         said("| *or*, response", 0, up.advantage[0], up.ratio[3], up.ratio[4])
         said("| *er*, response", 1, down.advantage[0], down.ratio[3], down.ratio[4])
         said("| *offers*, response", 0, back.advantage[0], back.ratio[3], back.ratio[4])
@@ -825,27 +855,37 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("The last two are the same response", bool(rows[2] == rows[3]))
         said("without the clip, its probability rises from", *learned(rows, seen, made))
         average = free[:, -1].mean(), clip[:, -1].mean()
-        said("here: over the", len(clip), average[0], made, average[1])
-        much = average[1] < average[0] / 4
-        said("In the small world it costs most of the gain:", average[1], average[0], bool(much))
-        said("On the perfect batch of exercise 3", free_promise[1], free_promise[0], held[1])
-        early = free[:, 3].mean(), len(clip), free[:, 3].min()
-        said("updates without it, the mean is", *early)
-        better = free.mean(0)[3] > clip.mean(0)[-1] and free[:, 3].min() > clip[:, -1].min()
-        said("**Stopping early** is better than the clip here", bool(better))
+        falls = [(x[:, -1] < 0).sum().item() for x in (clip, free)]
+        said("| small world: one batch of", 4, made, len(clip))
+        said("| the true score rises by", average[1], falls[0], average[0], falls[1])
+        said("costs most of the gain", bool(average[1] < average[0] / 4))
+        said("exercise 3 the true score rises by", free_promise[1], free_promise[0], held[1])
+        further = distances()
+        stopped = at_the_kl(further[0, -1], further[1], free)
+        difference = stopped - clip[:, -1]
+        error = (difference.std() / len(clip) ** 0.5).item()
+        said("stops the run without the clip at the KL", made)
+        said("How is it on all", len(clip))
+        said("- **At equal KL** there is no clear difference", stopped.mean(), average[1])
+        said("And no batch ends below its start", bool(stopped.min() > 0))
+        said("as the clipped one. Its true score has risen by", stopped.mean(), average[1])
+        said("there is no clear difference", abs(difference.mean().item()) < 1.96 * error)
+        said("**So stopping early** can replace the clip", stopped.min() > clip[:, -1].min())
         more = free.mean(0) - clip.mean(0)  # after one update nothing is clipped yet
         assert more[2:].min() > 0.05
         higher = (free[:, -1] > clip[:, -1]).sum().item()
         below = free[:, -1] < 0
         count = below.sum().item()
-        said("- *Small world,", made, 4, higher, len(clip), count)
+        said("- **At equal updates** no clip gains more:", *average, higher, len(clip))
         assert not (below & (free[:, -1] > clip[:, -1])).any() and higher + count == len(clip)
-        further = distances()
-        said("without the clip, the policy moves further", bool((further[1] > further[0]).all()))
+        apart = bool((further[1, -1] > further[0, -1]).all())
+        for pair in (("eight epochs, no clip", "eight epochs"), ("no clip", "as it is")):
+            apart = apart and mean(runs, pair[0], "kl") > mean(runs, pair[1], "kl")
+        said("But without the clip the policy also moves further", apart)
         spared = (clip - free)[below, -1] > -0.7 * free[below, -1]
-        said("the clip prevents most of this damage", bool(spared.all()))
+        said("the clip prevents most of the rare damage", bool(spared.all()))
         ends = free[below, -1].sort().values
-        said("**How rare is this?** Of the", len(clip), count, *ends, clip[worst, -1])
+        said("**How rare is the damage?** Of the", len(clip), count, *ends, clip[worst, -1])
         assert (clip[:, -1] < 0).nonzero().flatten().tolist() == [worst]
         # 7: a run
         said("`train_ppo` with its usual settings:", config.steps, config.batch_size, len(SEEDS))
@@ -912,12 +952,13 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         # 7: parts removed
         gold = runs[runs.experiment == "ablations"].groupby("variant").gold.mean()
         five = gold[["as it is", "eight epochs", "eight epochs, no clip", "one epoch", "no clip"]]
-        gain = five - five["as it is"]
-        said(
-            "and gain almost nothing over",
-            2,
-            gain["eight epochs, no clip"] < 0.2 * gain["eight epochs"],
-        )
+        kls = runs.groupby("variant").kl.mean()
+        for name, with_clip, without in (
+            ("eight", "eight epochs", "eight epochs, no clip"),
+            ("two", "as it is", "no clip"),
+        ):
+            pair = [x[v] for v in (with_clip, without) for x in (five, kls)]
+            said(f"| reviews, {name} epochs |", *pair)
         films = len(runs.gold_by_prompt.iloc[0])
         each = int(re.search(r"samples_per_prompt=(\d+)", inspect.getsource(practice.judged))[1])
         said("Here is the first one for each of", 3, films)
@@ -925,7 +966,7 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         assert films == len(test_films) and set(praise) <= test_films
         assert not test_films & set(tasks.reviews.rl_prompts())
         said("After the training, we measured gold on", each, films)
-        said("The last row has", 2, 0.25, config.kl.kl_coef)
+        said("The last two rows have two epochs", config.kl.kl_coef)
         quarter, as_it_is = (
             runs[runs.variant == v][["gold", "kl", "length"]].mean()
             for v in ("kl_coef 0.25", "as it is")
@@ -936,31 +977,47 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
             five["eight epochs"],
             as_it_is.gold,
         )
-        said("further from the reference, to a KL of", reached[1], as_it_is.kl)
-        said("*Two* epochs with the KL coefficient", 0.25, config.kl.kl_coef)
-        said("go as far, to", reached[0], quarter.gold, abs(reached[0] / reached[1] - 1) < 0.1)
+        said("But their KL is", reached[1], as_it_is.kl)
+        as_far = abs(reached[0] / reached[1] - 1) < 0.1
+        said("*Two* epochs with the coefficient", 0.25, reached[0], quarter.gold, as_far)
+        shorter = [mean(runs, v, "length") for v in ("kl_coef 0.25", "eight epochs")]
+        varied = [mean(runs, v, "distinct_2") for v in ("kl_coef 0.25", "eight epochs")]
+        worse = max(shorter) < as_it_is.length - 2
+        worse = worse and max(varied) < mean(runs, "as it is", "distinct_2") - 0.1
+        said("In both, the reviews are shorter and less varied", worse)
+        tenth = runs[runs.variant == "kl_coef 0.1"][["kl", "gold"]].mean()
+        said("none of our runs without the clip ends at a KL of", reached[1])
+        said("But *two* epochs with the coefficient", 0.1, tenth.kl, tenth.gold)
+        assert tenth.kl > kls["eight epochs, no clip"]
+        first = [
+            h[(h.variant == v) & (h.step == 1)].kl.mean()
+            for h, v in ((logged, "eight epochs, no clip"), (leash, "kl_coef 0.1"))
+        ]
+        assert logged[(logged.variant == "as it is") & (logged.step == 1)].kl.mean() < 0.15
+        said("The collapsed runs took large steps:", *first)
         said("So the distance helped", quarter.gold > five["eight epochs"] > as_it_is.gold)
         said("- The coefficient", 0.25)  # on each of the three seeds: tested above
-        apart = [mean(runs, v, "kl") for v in ("eight epochs, no clip", "eight epochs", "as it is")]
-        said("eight epochs go further still", apart == sorted(apart, reverse=True))
-        both = [column(runs, v, "kl") for v in ("no clip", "as it is")]
-        said("The KL is higher without the clip", both[0].min() > both[1].max())
         said("Eight epochs with the clip reach", share.max(), share.idxmax())
         said("and still have a high gold", five["eight epochs"] > five["as it is"])
-        said("*no clip* is nearly the same", abs(five["no clip"] / five["as it is"] - 1) < 0.05)
+        said("no clear difference in gold", abs(five["no clip"] / five["as it is"] - 1) < 0.05)
         said("The KL jumps above", sick.kl.min() < 10 < sick.kl.max())
         said("The KL jumps above", 10)
         said("The responses shrink to", sick_end["length"], sick_start.entropy, sick_end.entropy)
         many = inspect.signature(evaluate.distinct_n).parameters["budget"].default
-        blue, orange, green = (
-            mean(runs, v, "distinct_2")
-            for v in ("as it is", "eight epochs", "eight epochs, no clip")
-        )
-        said("one run writes *A very funny movie.* Of", many, green, blue, orange)
+        said("*Different pairs* is a share of", many)
         assert eight.groupby("step").kl.mean().max() < 5
         said("(orange), eight epochs do not collapse", eight[eight.step == 23].length.min() > 8)
         shrink = eight[eight.step.isin([0, 23])].groupby("step").length.mean()
         said("their responses shrink from", *shrink, share.max())
+        # 9: why PPO is built like this
+        family = experiments.results("family").groupby("variant").pass_1.mean()
+        said("On arithmetic a plain baseline solves more:", family["reinforce"], family["ppo"])
+        lambdas = [mean(runs, v, "gold") for v in ("as it is", "kl_coef 0.5", "lambda 1")]
+        near = abs(lambdas[2] - sum(lambdas[:2]) / 2) < 0.05
+        said("| $\\lambda = 0.95$ |", 0, 1, config.lam, 1, near)
+        said("two epochs have more gold than one,", five["as it is"], five["one epoch"])
+        free_kl = leash[(leash.variant == "kl_coef 0") & (leash.step == 23)].kl.mean()
+        said("without it the KL grows to about", free_kl)
         # exercises and questions
         said("true at real tokens. Return", 0)
         said("NaN times", 0)
@@ -1022,6 +1079,15 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("while in A and C it falls from", *first, 0.05, all(x[9] < 0.05 for x in others))
         unpenalised = leash[leash.variant == "kl_coef 0"].groupby("step")[["kl", "entropy"]]
         said("The KL grows to about", *unpenalised.mean().iloc[-1])
+        mild = leash[leash.variant == "kl_coef 0.25"].groupby("step").mean(numeric_only=True)
+        paired = [x for name in ("length", "entropy") for x in mild[name].iloc[[0, -1]]]
+        late = mild.kl.iloc[-8:]
+        said("In C the length falls from", *paired, late.mean())
+        eight_end = eight.groupby("step").mean(numeric_only=True).iloc[-1]
+        close = abs(eight_end.entropy - mild.entropy.iloc[-1]) < 0.15
+        said("So do the runs with eight epochs", close and abs(eight_end.kl - late.mean()) < 0.5)
+        said("Only the clip fraction differs: at most", mild.clip_fraction.max(), share_of_eight)
+        said("C has much more gold on test films,", quarter.gold, mean(runs, "kl_coef 2", "gold"))
         said("Why is every ratio", 1)
         said("If a ratio differs from", 1)
         said("All ratios are", 1)

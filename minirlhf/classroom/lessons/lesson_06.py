@@ -279,8 +279,8 @@ pull_back_loss = Exercise(
         f"the pull acts at every ratio outside the range, and without |A|. {_FREE}.": (
             lambda *x: _pull_outside(*x, pull=lambda beyond, a: beyond.abs())
         ),
-        f"the pull is added after the minimum, at every ratio outside the range. {_FREE}. Put it "
-        "into the second term of the minimum.": lambda *x: _pull_outside(
+        f"the pull is added after the minimum, at every ratio outside the range. {_FREE}. "
+        "Which term of the minimum is for clipped tokens?": lambda *x: _pull_outside(
             *x, pull=lambda beyond, a: beyond * a
         ),
         "this takes the larger of the two objectives. Take the smaller one.": lambda *x: _pull(
@@ -310,14 +310,14 @@ pull_back_loss = Exercise(
             )
         ),
         f"{_LEFT}, so its slope is +alpha |A|.": _pull_one_way,
-        f"{_LEFT}. Multiply the pull by A, not by |A|.": _line_one_way,
+        f"{_LEFT}. Which slope has yours there?": _line_one_way,
         "the pull is the same for each token. It must be in proportion to |A|, as the push "
         "is.": _pull_without_advantage,
         "the objective falls with slope 1 beyond the range. Its slope must be alpha times "
         "|A|.": lambda *x: _pull(*x, line=lambda ratio, held, alpha: 2 * held - ratio),
         "this is right for alpha up to 1. For alpha above 1 the minimum takes your falling line "
-        "also for tokens that moved in the *wrong* direction. |r - clip(r)| forgets the side: use "
-        "r - clip(r) with its sign, times A.": (_falling_on_both_sides),
+        "also for tokens that moved in the *wrong* direction. For A = 1 and the ratio 0.5, is your "
+        "line above or below the ratio times A there? Where must it be?": (_falling_on_both_sides),
         "the ratio is inverted. Divide new by old.": lambda n, o, *x: _pull(o, n, *x),
         "the sign is wrong. This is the objective, which is maximised. "
         "The loss is its negative.": lambda *x: -_pull(*x),
