@@ -71,7 +71,7 @@ from minirlhf.classroom import FAST, check
 #
 # In words: take the reference, and multiply each response by a factor that grows with its reward.
 # Dividing by $Z(x)$, the **partition function**, makes the probabilities add up to one. We cannot
-# compute it: it is a sum over *all* responses, and there are far too many.
+# compute it: there are far too many responses.
 #
 # **(c) Turn it round.** Take the logarithm of the Gibbs policy:
 #
@@ -92,9 +92,10 @@ from minirlhf.classroom import FAST, check
 # $$ P(y_c \text{ is preferred}) = \sigma\Big( \beta \log \frac{\pi^*(y_c \mid x)}{\pi_{\text{ref}}(y_c
 # \mid x)} - \beta \log \frac{\pi^*(y_r \mid x)}{\pi_{\text{ref}}(y_r \mid x)} \Big) . $$
 #
-# We do not know $\pi^*$. So **we put the policy $\pi$ that we train in its place**, and train it so
-# that the labels become as probable as possible (maximum likelihood). Minus the logarithm of this
-# probability is DPO's loss. Section 6 tests whether $\pi$ becomes $\pi^*$.
+# We do not know $\pi^*$. But every policy is the best one for some reward ("Going further"). So **we
+# put the policy $\pi$ that we train in its place**, and train it so that the labels become as
+# probable as possible (maximum likelihood). Minus the logarithm of this probability is DPO's loss.
+# Section 6 tests whether $\pi$ becomes $\pi^*$.
 
 # %% [markdown]
 # ## 3. One pair by hand
@@ -160,8 +161,7 @@ for name, (of_chosen, of_rejected) in moves.items():
 # \big] . $$
 #
 # In words: push the chosen response up and the rejected one down, both with the same **weight**
-# $\beta\, \sigma(-\beta h)$. Here are five pairs with $\beta = 0.1$. The weight is computed by
-# PyTorch and by the formula:
+# $\beta\, \sigma(-\beta h)$. Here are five pairs with $\beta = 0.1$:
 
 # %%
 h = torch.tensor([-40.0, -10.0, 0.0, 10.0, 40.0], requires_grad=True)
@@ -176,14 +176,17 @@ pd.DataFrame(table | {"by the formula": formula}).round(3)
 # - A pair in the **wrong order** (first row) has nearly the largest weight possible, $\beta$.
 # - **Before training** $h = 0$, and every pair has the weight $\beta / 2$.
 # - A pair that is **right by a wide margin** (last row) hardly pushes any more.
+#
+# A larger $\beta$ starts with larger weights, but not with larger steps: our optimiser, AdamW, divides
+# each step by the size of recent gradients ("Going further").
 
 # %% [markdown]
 # ## 5. What $\beta$ does
 #
 # Suppose that a share $p$ of people prefers response A to response B. Where does DPO stop? The mean
 # loss over people is $-p \log \sigma(\beta h) - (1 - p) \log \sigma(-\beta h)$. Its derivative with
-# respect to $\beta h$ is $\sigma(\beta h) - p$. So it is smallest where $\sigma(\beta h) = p$,
-# which is
+# respect to $\beta h$ is $\sigma(\beta h) - p$, because $\sigma(-z) = 1 - \sigma(z)$. So it is
+# smallest where $\sigma(\beta h) = p$, which is
 #
 # $$ h = \frac{1}{\beta} \log \frac{p}{1 - p} . $$
 #
@@ -192,7 +195,7 @@ pd.DataFrame(table | {"by the formula": formula}).round(3)
 #
 # **Predict.** Suppose that 90 % of people prefer A to B. The policy is trained to the optimum. How
 # many times larger than in the reference is the ratio $\pi(A) / \pi(B)$ then, with $\beta = 1$? And
-# with $\beta = 0.1$, the usual value?
+# with $\beta = 0.1$, as in section 7?
 
 # %% tags=["predict"]
 for beta in (1.0, 0.1):
@@ -202,8 +205,8 @@ for beta in (1.0, 0.1):
 # <details><summary>What you should see</summary>
 #
 # With $\beta = 1$ the ratio grows to 9 times its size, because 0.9 / 0.1 is 9. With $\beta =
-# 0.1$ it is 9 to the tenth power: 3.5 *billion* times. At the usual $\beta$ the optimum is nearly
-# deterministic wherever people agree.
+# 0.1$ it is 9 to the tenth power: 3.5 *billion* times, or 22 nats. After that A is far likelier than
+# B, unless the reference gives B a lead of about 22 nats.
 # </details>
 
 # %% [markdown]
@@ -215,7 +218,7 @@ for beta in (1.0, 0.1):
 #
 # - **DPO** gets these shares, and never sees a reward.
 # - **The policy gradient** gets the rewards, and never sees a pair. Each step follows the exact
-#   gradient of the objective (a) (lesson 04). PPO climbs this objective from samples.
+#   gradient of the objective (a) (lesson 04).
 
 # %%
 world, beta = core.World.random(3, 3, seed=0), 0.5
@@ -226,7 +229,7 @@ share = core.preference_probability(world.rewards[i], world.rewards[j])
 
 
 # %%
-def dpo_walk(share, i=i, j=j):
+def dpo_walk(share, i, j):
     """Gradient descent on DPO's mean loss over people: the policy at each step."""
     logits, path = world.ref_logits, []
     for _ in range(200):
@@ -250,7 +253,7 @@ def gradient_walk():
     return torch.stack(path)
 
 
-paths = {"policy gradient": gradient_walk(), "DPO": dpo_walk(share)}
+paths = {"policy gradient": gradient_walk(), "DPO": dpo_walk(share, i, j)}
 distances = {}
 for name, path in paths.items():
     assert (path[-1] - target).abs().max() < 0.001
@@ -259,30 +262,29 @@ show.distance_to_optimum(distances)
 
 # %% [markdown]
 # The figure shows the distance of each policy to the Gibbs policy, a KL divergence. The step sizes
-# differ (20 for DPO, 5 for the other), so compare shapes. The policy gradient slows down: it
-# multiplies the push on a word by its probability (lesson 04), so rare words move slowly. In DPO
-# each pair counts the same, however rare its responses are. At the end no probability is off by
-# more than 0.001.
+# differ (20 for DPO, 5 for the other), so do not compare the speeds. At the end no probability is
+# off by more than 0.001.
 #
 # **The two find the same policy.** But this needs four conditions:
 #
 # 1. The labels are shares of many people, who follow Bradley-Terry.
-# 2. Every pair is covered.
-# 3. The policy can be any distribution.
+# 2. The pairs connect all responses: from each one you can get to every other one, pair by pair.
+# 3. The policy can be any distribution ("Going further" has one that cannot).
 # 4. Training reaches the optimum.
 #
 # The next table shows the largest error of a probability after training, and the probability of the
 # policy's favourite response (its true value is 0.41).
 
 # %%
-votes, many = torch.Generator().manual_seed(0), torch.full_like(share, 1000)
+rng, many = torch.Generator().manual_seed(0), torch.full_like(share, 1000)
 seen = torch.arange(15) % 2 == 0  # every other response: 8 of 15
 some = seen[i] & seen[j]
 ends = {
     "all conditions hold": paths["DPO"][-1],
-    "hard labels": dpo_walk((share > 0.5).double())[-1],
-    "one vote per pair": dpo_walk(torch.bernoulli(share, generator=votes))[-1],
-    "1000 votes per pair": dpo_walk(torch.binomial(many, share, votes) / many)[-1],
+    "only 14 pairs, each with response 0": dpo_walk(share[:14], i[:14], j[:14])[-1],
+    "hard labels": dpo_walk((share > 0.5).double(), i, j)[-1],
+    "one vote per pair": dpo_walk(torch.bernoulli(share, generator=rng), i, j)[-1],
+    "1000 votes per pair": dpo_walk(torch.binomial(many, share, rng) / many, i, j)[-1],
     "pairs among 8 responses": dpo_walk(share[some], i[some], j[some])[-1],
     "after 10 steps": paths["DPO"][10],
 }
@@ -291,22 +293,19 @@ error = (table - target.numpy()).abs().max(axis=1)
 pd.DataFrame({"largest error": error, "favourite": table.max(axis=1)}).round(2)
 
 # %% [markdown]
+# - **Only 14 pairs** of 105 are enough: they connect each response with response 0.
 # - **Hard labels**: what most people prefer counts as preferred by all, so $p$ is 0 or 1. The loss
 #   asks for $\sigma(\beta h) = 1$, which no finite $h$ reaches. So there is no optimum. The policy
 #   runs towards the best response as long as you train: after 200 steps its probability is 0.79,
 #   and in the end 1.
-# - **One vote per pair** makes $p$ 0 or 1 as well. But here the votes lead in circles from every
-#   response to every other one, such as A beats B, B beats C, C beats A. No policy can obey them
-#   all. So this policy stops, but not at the right place.
+# - **One vote per pair** makes $p$ 0 or 1 as well. But here every group of responses has lost a vote
+#   to one of the others. If the policy raises the group further and further, the loss of this vote
+#   grows without end. So it stops, but not at the right place.
 # - **Pairs among 8 responses.** *Among* these all ratios are right. The others should have a total
-#   probability of 0.49, and they get 0.10. Why? Think of a policy with one logit per response
-#   (exercise 2; there they get 0.08). A pair raises one logit and lowers another by as much. If both responses have
-#   the probability 0.3, that makes 0.9 and 0.1, say: together more than before. Then all are
-#   divided by their sum, and the responses without a pair lose. (They *gain* if the raised response
-#   is much rarer than the lowered one.)
+#   probability of 0.49, and they get 0.10. Exercise 2 and "Going further" show why.
 #
-# The film reviews below meet none of the four conditions: one vote per pair, few pairs, a network
-# whose responses share their weights, and at most 100 steps.
+# The film reviews below meet none of the four conditions: one vote per pair, pairs of few responses,
+# a network whose responses share their weights, and at most 100 steps.
 
 # %% [markdown]
 # ## 7. One step of DPO
@@ -359,7 +358,7 @@ def dpo_step(rows):
 # %% [markdown]
 # Two details matter:
 #
-# - Log-probabilities are **summed** over the tokens, the end token included.
+# - Log-probabilities are summed over the tokens, the end token included.
 # - Nothing is sampled, so there is no temperature: the logits are not scaled.
 #
 # The package's `train_dpo` adds logs and checkpoints, a learning-rate schedule and gradient clipping.
@@ -407,11 +406,10 @@ tokens.groupby("text").implicit_reward.sum().round(2)
 # %% [markdown]
 # The implicit rewards of the two responses are 0.04 and −0.26. So the margin is 0.30.
 #
-# - **The reward is spread.** Most tokens have a few hundredths. The strongest token is *ering* (of
-#   *offering*) in the rejected response, with −0.125.
+# - **The reward is spread.** Half of the tokens have at most 0.02, up or down. The strongest
+#   token is *ering* (of *offering*) in the rejected response, with −0.125.
 # - **This pair is no rule.** After these twenty steps, only 51 % of 2,000 new pairs are in the right
-#   order.
-# - **One label for about twenty tokens.** Lesson 13 asks what the number of a single token means.
+#   order. Section 9 has the same pairs after 100 steps.
 
 # %% [markdown]
 # ## 9. What has the policy learned?
@@ -435,44 +433,51 @@ asked[["right_order", "chosen_change", "rejected_change"]].round(2)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **Nearest to 0.6.** The mean is 0.59, with the 95 % interval [0.56, 0.62] over films. Each seed is
-#   above one half. The reward model of lesson 08, which has read more pairs, has 0.65.
+# - **Nearest to 0.6.** The mean is 0.59, with the 95 % interval [0.56, 0.62] over
+#   films. The reward model of lesson 08, which has read more pairs, has 0.65.
 # - **Both fall.** The chosen reviews lose 2.8 nats and the rejected ones 3.6. This is case D of
 #   section 3. The rejected ones lose more, and that is all the loss asks for.
 # </details>
 
 # %% [markdown]
-# ## 10. Why the chosen responses fall
+# ## 10. The chosen responses fall
 #
 # The fall of the chosen responses is called **likelihood displacement**. No training pair contained
-# the reviews of section 9. They move because all responses share the weights of the network. The
-# reference was fine-tuned to make reviews by people likely. DPO moves the weights for another goal,
-# and nothing in its loss keeps reviews likely.
+# the reviews of section 9. They move because all responses share the parameters of the network.
 #
-# A check: we drew the labels by a coin, so there was nothing to learn. In two runs of 20 steps, new
-# reviews lost over half as much as with people's labels. So the fall needs no preference. Why it is a
-# fall and not a rise, we do not know. Lesson 14 shows displacement with three responses.
+# But each pair pushes its chosen response up (section 4). How can it fall? **Predict**, on paper. A
+# policy has one parameter $w$. If $w$ rises by 1, $\log \pi$ of the chosen response falls by 1 nat
+# and that of the rejected one by 3. Does DPO raise $w$ or lower it?
 #
-# The next figure shows 128 pairs of other new films after every 10th update, for four values of
-# $\beta$.
+# <details><summary>What you should see</summary>
+#
+# The gradients are −1 and −3. DPO moves $w$ along their difference, −1 − (−3) = 2: it raises $w$. If
+# $w$ rises by 0.2, the chosen response loses 0.2 nats and the rejected one 0.6, as in case D of
+# section 3. **Both can fall where the two gradients point in similar directions and that of the
+# rejected response is longer.**
+# </details>
+#
+# We have not measured whether this is the reason in the film reviews.
+#
+# The next figure shows 128 pairs of other new films, for four values of $\beta$. They are measured
+# *after* the update of every 10th step. The first update is step 0.
 
 # %%
 history = experiments.results("betas_history")
-history["chosen minus rejected"] = history.chosen_change - history.rejected_change
-show.curves(
-    history, columns=["chosen_change", "rejected_change", "chosen minus rejected"]
-)
+sides = {"chosen_change": "chosen: log-ratio, nats"}
+sides["rejected_change"] = "rejected: log-ratio, nats"
+show.curves(history, columns=sides, labels=sides)
 
 # %% [markdown]
 # - **Both sides fall** at every $\beta$ and on every seed; most at $\beta = 0.03$.
-# - **The last panel is too noisy to read.** At $\beta = 0.1$ the three seeds end between −0.06 and
-#   0.22 nats, against 0.8 in section 9. All are measured on the same 128 pairs, with a standard
-#   error of more than a third of a nat. On 2,000 pairs of these films, one run has half a nat.
+# - **Too few pairs to tell the sides apart.** Of the 128 pairs, a share of 0.51 ends in the right
+#   order ($\beta = 0.1$). Two standard errors of such a share are 0.09. So a coin is possible, and so
+#   is section 9's 0.59. On 2,000 pairs of these films, one run has 0.57.
 
 # %% [markdown]
-# ## 11. The curves of your own run
+# ## 11. The curves of a run
 #
-# A run logs the pairs of each step, before it trains on them:
+# A run logs the pairs of each step, *before* it trains on them. In the runs of section 10:
 
 # %%
 show.curves(history, columns=["loss", "rewards/margins", "rewards/accuracies"])
@@ -492,7 +497,7 @@ show.curves(history, columns=["loss", "rewards/margins", "rewards/accuracies"])
 # %% [markdown]
 # ## 12. DPO against PPO
 #
-# These DPO runs stand beside PPO runs with six KL coefficients
+# The DPO runs of section 10 (`betas`) stand beside PPO runs with six KL coefficients
 # (lesson 07). After training each policy wrote one review for each of 76 test films. The **gold
 # score** comes from a separate model that no training used. Each point is the mean of three seeds.
 #
@@ -512,7 +517,7 @@ show.frontier(runs, curves=curves, log=True, ylabel="gold score")
 # <details><summary>What you should see</summary>
 #
 # **PPO**, from about 2 nats on: 1.43 at 2.0 nats, where DPO has 1.06 at 2.5. At about 1 nat the
-# seeds of the two overlap. Along DPO's curve a smaller $\beta$ goes further, as section 5 says.
+# seeds of the two overlap.
 #
 # But these runs do not show that PPO is the better algorithm. The two did not get the same:
 #
@@ -521,10 +526,10 @@ show.frontier(runs, curves=curves, log=True, ylabel="gold score")
 # | pairs with labels | 40,000, for its reward model | 3,200 (100 steps of 32) |
 # | learns from | the reviews that it writes now | reviews that people wrote |
 # | tokens per review, at 2 to 4 nats | 11 to 15 | 21 to 23 |
-# </details>
+# | a review without an end | costs reward | costs nothing |
 #
-# **Which one to choose?** If you have pairs and little time to sample, start with DPO. If you can
-# sample and trust your reward model, use PPO or online DPO (lesson 14).
+# And part of PPO's gold at its last point is an error of the gold model ("Going further").
+# </details>
 
 # %% [markdown]
 # ## What to remember
@@ -534,8 +539,9 @@ show.frontier(runs, curves=curves, log=True, ylabel="gold score")
 #   number per prompt. In a pair this number cancels.
 # - DPO's loss is the reward model's loss on implicit rewards. It starts at $\log 2$.
 # - Pairs in the wrong order push most, with a weight of at most $\beta$.
-# - With perfect labels, all pairs, a policy that can be any distribution and enough training, DPO
-#   finds the Gibbs policy. If one of the four fails, DPO may end elsewhere.
+# - With exact shares as labels, pairs that connect all responses, a policy that can be any
+#   distribution and enough training, DPO finds the Gibbs policy. If one of the four fails, DPO may
+#   end elsewhere.
 # - Only the difference counts. Both log-probabilities may fall while the loss looks good.
 #
 # ## Exercises
@@ -546,8 +552,9 @@ show.frontier(runs, curves=curves, log=True, ylabel="gold score")
 # **1. DPO's loss** *(easy, 10 minutes)*. From four log-probabilities of shape (B,), each the sum
 # over the tokens of a response, and beta, return the loss of each pair, (B,). It must be finite
 # where a pair is very wrong: there the sigmoid is rounded to zero, and the line of section 3 gives
-# infinity. The checker compares the gradient, too. *This function goes into your
-# `my_rlhf.py`: `minirlhf tour --mine my_rlhf.py` then trains its DPO with it.*
+# infinity. The checker compares the gradient, too. *This function goes into `my_rlhf.py`, the file
+# that collects your functions (lesson 00): `minirlhf tour --mine my_rlhf.py` then trains its DPO with
+# it.*
 #
 # *Hint:* look for a function of `torch.nn.functional` that computes the logarithm of a sigmoid in
 # one step.
@@ -672,9 +679,7 @@ with torch.no_grad():
         models.policy_logprobs(trained, texts) - models.policy_logprobs(sft, texts),
         texts.response_mask,
     )
-print(
-    "right order, and displaced among these:", order_and_displacement(*moved.chunk(2))
-)
+print("right order, and fallen among these:", order_and_displacement(*moved.chunk(2)))
 
 # %% [markdown] tags=["exercise"]
 # <details><summary>What you should see in section 8's run</summary>
@@ -731,8 +736,8 @@ def distance_to_gibbs(loss, steps=200, beta=0.5):
     logits, target = world.ref_logits, world.gibbs(beta=beta)
     i, j = torch.triu_indices(15, 15, 1)
     share = core.preference_probability(world.rewards[i], world.rewards[j])
-    rows = torch.cat([i, j]), torch.cat([j, i])  # who is chosen, who is rejected
-    weights, rows = torch.cat([share, 1 - share]), torch.cat(rows)
+    rows = torch.cat([i, j, j, i])  # the chosen responses, then the rejected ones
+    weights = torch.cat([share, 1 - share])
     ref, mask = world.logprobs(logits)[rows], world.response_mask[rows]
     for _ in range(steps):
         logprobs = world.sequence_logprobs(logits)
@@ -744,7 +749,8 @@ def distance_to_gibbs(loss, steps=200, beta=0.5):
     return path
 
 
-show.distance_to_optimum({"dpo_of_a_batch": distance_to_gibbs(dpo_of_a_batch)})
+path = distance_to_gibbs(dpo_of_a_batch)
+show.lines({"distance": path}, xlabel="step", ylabel="KL, nats", ylim=(0, 1))
 
 # %% [markdown] tags=["exercise"]
 # **6. The whole step on an empty page** *(hard, 25 minutes)*. Close section 7. Write `dpo_step`
@@ -808,8 +814,10 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # <details><summary>4. Does DPO need a KL penalty?</summary>
 #
-# It is inside: log-ratios are measured from the reference, and $\beta$ says how far they go. But
-# this acts on the compared responses only. Nothing looks at what the policy would write.
+# It is inside: log-ratios are measured from the reference, and $\beta$ says how far they go. But it
+# says so only where labels disagree: with hard labels nothing stops the policy (section 6). And the
+# loss contains the compared responses only. All others move along through the shared parameters, and
+# nothing measures what the policy would write.
 # </details>
 #
 # <details><summary>5. "DPO is as good as PPO and needs no reward model." What would you have to see?</summary>
@@ -832,9 +840,17 @@ print("the weights are equal:", models.same_weights(actor, other))
 # that $\beta$. No policy has more reward at the same KL (lesson 07).
 #
 # **The optimum is unique.** The mean loss of a pair is smallest where $\sigma(\beta h) = p =
-# \sigma(r_i - r_j)$. The Gibbs policy reaches this for all pairs at once. Another policy with the
-# same differences has the same log-ratios up to a constant, and the constant is fixed because
-# probabilities add up to one.
+# \sigma(r_i - r_j)$. The Gibbs policy reaches this for all pairs at once. If the pairs connect all
+# responses, another policy with the same differences has the same log-ratios up to a constant, and
+# the constant is fixed because probabilities add up to one. A chain of 14 pairs (0 and 1, 1 and 2,
+# and so on) has the same optimum, but needs more steps: after 200 the largest error is 0.18, after
+# 6,000 it is zero up to rounding.
+#
+# **The responses without a pair (section 6).** Think of a policy with one logit per response (exercise
+# 2; there the seven get 0.08). A pair raises one logit and lowers another by as much. This multiplies
+# one probability by 3, say, and divides the other by 3: 0.3 and 0.3 become 0.9 and 0.1, together more
+# than before. Then all are divided by the new total, and the responses without a pair lose. They gain
+# if the raised response is much rarer than the lowered one: 0.01 and 0.6 become 0.03 and 0.2.
 #
 # **Labels that are wrong by chance.** Suppose that a rater's hand slips in a share $\epsilon$ of the
 # labels. Then the labels show $(1 - \epsilon)\, p + \epsilon\, (1 - p)$ instead of $p$, which is nearer
@@ -842,8 +858,14 @@ print("the weights are equal:", models.same_weights(actor, other))
 # takes this back.
 #
 # **Half of the push.** A pair pushes half as strongly as at the start when $\beta h = \log 3$: at
-# 22 nats with $\beta = 0.05$, and at 2.2 nats with $\beta = 0.5$. A large $\beta$ pushes hard at
-# first and is satisfied soon.
+# 22 nats with $\beta = 0.05$, and at 2.2 nats with $\beta = 0.5$. So with a large $\beta$ the pairs
+# are satisfied soon.
+#
+# **The size of the weights (section 4).** In section 10's runs, the norm of the first gradient is 33
+# times as large at $\beta = 1$ as at $\beta = 0.03$. But gradients longer than 1 are shortened to 1,
+# and AdamW divides by their size. After the first update, the mean log-ratios of new pairs differ
+# by less than 0.00001 nats between the four $\beta$. After the 11th, the chosen reviews have fallen
+# *least* at $\beta = 1$.
 #
 # **A policy that cannot be any distribution** (the third condition). Take a policy that ignores the
 # words before: its next word has the same probabilities after every prefix. In the world of section
@@ -856,11 +878,16 @@ print("the weights are equal:", models.same_weights(actor, other))
 # PPO with the coefficient 0.25 has at least 1.83 at 4.3 nats or less. So PPO's worst seed has more
 # gold than DPO's best, at a lower KL. The same holds for $\beta = 0.3$ and the coefficient 0.5.
 #
+# **Labels by a coin (section 10).** We drew the labels by a coin, so there was nothing to learn. In
+# two runs of 20 steps, the mean log-ratio of 2,000 new pairs, both sides together, still fell more
+# than half as far as with people's labels. So the fall does not need preferences. Nothing in the loss
+# keeps people's reviews likely.
+#
 # **DPO against the reward model (section 9).** On the same pairs, the reward model has 0.06 more in
 # the right order, with the 95 % interval [0.02, 0.09] over films.
 #
-# **Reviews without an end.** DPO's loss never asks a review to end: up to 21 % do not, within the
-# limit. PPO's score has a penalty for that.
+# **Reviews without an end (section 12).** DPO's loss never asks a review to end: up to 21 % do not,
+# within the limit. PPO's score has a penalty for that.
 #
 # **Training pairs are not independent.** In 60 % of the pairs of section 7, the chosen response is
 # the rejected one of another pair, nearly always against a third review. So a response of a new

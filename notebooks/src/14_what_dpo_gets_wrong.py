@@ -730,9 +730,9 @@ show.lines(yes, xlabel="step", ylabel="log-ratio of yes")
 #
 # <details><summary>2. Why does online DPO need no better loss to do better?</summary>
 #
-# The second of lesson 12's conditions says that every pair is covered. Online DPO comes closer to
-# it: what the policy is about to write is what is compared. But for the same reason it also finds
-# what the judge likes by mistake.
+# The second of lesson 12's conditions says that the pairs connect all responses. Online DPO comes
+# closer to it: what the policy is about to write is what is compared. But for the same reason it
+# also finds what the judge likes by mistake.
 # </details>
 #
 # <details><summary>3. My judge is a rule that always gives the same label. Does a larger β help DPO?</summary>
