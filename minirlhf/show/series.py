@@ -169,14 +169,17 @@ def _line(axes: Axes, name: str, series: Series, style: look.Style, scale: str) 
 
 
 def _scales(axes: Axes, scale: str, content: Mapping) -> None:
+    places = np.unique(np.concatenate([np.asarray(each.x, float) for each in content.values()]))
+    whole = (places == np.round(places)).all()
+    gaps = np.diff(places)
     if "x" in scale:
         axes.set_xscale("log")
         look.plain_ticks(axes.xaxis)
-        places = sorted({float(v) for each in content.values() for v in each.x})
-        if len(places) <= 8:  # few points: a tick at each
-            axes.set_xticks(places, [f"{place:g}" for place in places])
-    elif all((each.x == np.round(each.x)).all() for each in content.values()):
+    elif whole:
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    even = not whole and len(gaps) > 0 and np.allclose(gaps, gaps[0])
+    if len(places) <= 8 and ("x" in scale or even):  # few points: a tick at each
+        axes.set_xticks(places, [f"{place:g}" for place in places])
     if "y" in scale:
         axes.set_yscale("log")
         look.plain_ticks(axes.yaxis)

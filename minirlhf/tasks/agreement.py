@@ -174,6 +174,10 @@ def odds_of_steps(
     not also chosen for the same chance. The choices are summed over all triples of a film, over
     all films, and over several splits of the people.
 
+    Compare the ratio with that of simulated ratings on the same scale, and not with 1. Rounded
+    ratings, with their ties dropped, lower it even where the Bradley-Terry model is true before
+    rounding. The chance errors of the first half raise it for large steps.
+
     Args:
         films: the rated reviews of each film.
         steps: sizes of a step, in rating units (`step_choices`).
@@ -183,8 +187,8 @@ def odds_of_steps(
 
     Returns:
         A row for each step: `step`, the odds `a : b` and `b : c`, their `product`, the odds
-        `a : c`, the `ratio` of the last two, which is 1 in the Bradley-Terry model, and its 95 %
-        bootstrap interval, `low` to `high`.
+        `a : c`, the `ratio` of the last two, which is 1 in the Bradley-Terry model of choices
+        without ties, and its 95 % bootstrap interval, `low` to `high`.
     """
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(len(steps), len(films), 6, device="cpu")

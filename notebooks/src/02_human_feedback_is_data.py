@@ -40,10 +40,11 @@ from minirlhf.classroom import FAST, check
 # pairs**: a prompt and two responses, one called *chosen* and the other *rejected*. In this course:
 #
 # - At least 15 people **rated** each of 10,448 short film reviews, from −4 (very negative) to 4
-#   (very positive). Each person saw one review at a time.
+#   (very positive).
 # - *We* decide that **preferred means more positive**.
 # - The prompt is the title of a film, and the responses are two reviews of it. For the label we
-#   draw *one* rating of each review. The review with the higher rating is chosen.
+#   draw *one* rating of each review. The review with the higher rating is chosen. Equal ratings give
+#   no label.
 #
 # So nobody compared two reviews, or said which is better written. A model that learns from these
 # labels learns to praise.
@@ -74,11 +75,10 @@ show.texts(pd.concat(three).round(2))
 # %% [markdown]
 # ## 2. Where people disagree
 #
-# The next figure has the mean rating of a review on the x axis, rounded to half a point, and the
-# average deviation of these reviews on the y axis. The second line is a comparison: simulated
-# people who disagree *equally* about all reviews. A simulated rating is the mean of the review plus
-# normal noise, rounded, and cut off at −4 and 4, where the scale ends. The deviation of the noise,
-# 1.2, is that of the people in the middle.
+# The next figure shows the average deviation of the reviews with the same mean rating, rounded to half
+# a point. The second line is a comparison: simulated people who disagree *equally* about all reviews.
+# A simulated rating is the mean of the review plus normal noise, rounded, and cut off at −4 and 4. The
+# deviation of the noise, 1.2, is that of the people in the middle.
 #
 # **Predict.** About which reviews do people disagree most: complaints, praise, or those in the
 # middle?
@@ -106,10 +106,6 @@ show.lines(
 #   0.92 and 0.80 at −2 and 2.
 # - **The simulated people** have a flat line, which falls only near the ends of the scale. So these
 #   ends do not make the peak.
-#
-# Near a mean of 0, only 24 % of the ratings are 0, but 27 % are −1 and 28 % are 1. So people seem to
-# avoid the 0. That would make a part of the peak, but not all: 21 % of these ratings are two points or
-# more away from 0. Near means of −2 and 2, only 7 % and 4 % are that far away.
 # </details>
 
 # %% [markdown]
@@ -119,10 +115,10 @@ show.lines(
 #
 # $$ \alpha = 1 - \frac{D_o}{D_e} . $$
 #
-# - $D_o$ is the *observed* disagreement: the mean squared difference of two ratings of the *same*
-#   review. (The mean is over ratings, so a review with more ratings counts more.)
+# - $D_o$ is the *observed* disagreement: the mean squared difference of a rating from the others of
+#   the *same* review, averaged over all ratings.
 # - $D_e$ is the disagreement that we *expect* by chance: the mean squared difference of *any* two
-#   of the ratings.
+#   ratings.
 #
 # In words: people who rate at random disagree by $D_e$. Alpha is the share of $D_e$ that our people
 # avoid. If all agree about every review, alpha is 1.
@@ -178,8 +174,8 @@ pd.DataFrame(table).T.round(2)
 #
 # **Which alpha is good enough?** Krippendorff's rule of thumb: rely on ratings with an alpha of 0.8
 # or more, and draw only tentative conclusions from 0.67 on. So our ratings, with 0.798, are just
-# below the limit, and those of the middle reviews are far below. A reward model often compares close
-# responses, so measure alpha on *such* responses.
+# below the limit. A reward model often compares close responses, so measure alpha on *such*
+# responses.
 
 # %% [markdown]
 # ## 4. From ratings to pairs
@@ -202,8 +198,8 @@ pd.DataFrame(table).T.round(2)
 #   films people like.
 # - **A film is in one split only.** We test on films that no training has seen (exercise 4).
 #
-# The splits of the 507 films: *reward* (203) is for reward models, and *gold* (203) for the judge of
-# later lessons. *val* (25) is for choosing settings, and *test* (76) for results.
+# The splits of the 507 films: *reward* (203) for reward models, *gold* (203) for the judge of later
+# lessons, *val* (25) for choosing settings, and *test* (76) for results.
 #
 # Two drawn pairs: the last whose label agrees with the means, and the first whose label goes against
 # them by more than a point.
@@ -219,14 +215,14 @@ print(f"labels that go against the means: {against.mean():.0%}")
 show.texts(two[columns])
 
 # %% [markdown]
-# In the second pair, we happened to draw a higher rating of the review that most people rated low.
-# Of all labels, 13 % go against the means.
+# In the second pair, we drew a higher rating of the review that most people rated low.
+# Of these 2,000 labels, 13 % go against the means.
 #
 # ## 5. The human ceiling
 #
 # How often can a reward model be right about such labels? Think of somebody who knows what all
-# *other* people said, and who predicts that the review with the higher mean is chosen. How often
-# this is right is the **human ceiling**.
+# *other* people said, and predicts that the review with the higher mean is chosen. How often this is
+# right is the **human ceiling**. (It is no strict bound: see below.)
 #
 # **By hand.** Three people gave review A the ratings 3, 3 and 1, and two gave review B 2 and 0.
 # Each row is a label that can be drawn. The *others' means* leave out its two ratings, which would
@@ -239,8 +235,7 @@ show.texts(two[columns])
 # | label III | 1 and 2 | B | 3 | 0 | 3 | A | 0 |
 # | label IV | 1 and 0 | A | 3 | 2 | 1 | A | 1 |
 #
-# Together 1 + 1 + 1/2 + 1/2 + 0 + 1 = 4 of 6 labels. The ceiling of this pair is 2/3. The package
-# agrees:
+# Together 1 + 1 + 1/2 + 1/2 + 0 + 1 = 4 of 6 labels. The ceiling of this pair is 2/3.
 
 # %%
 a = tasks.reviews.Review("A", "a film", "reward", ratings=(3, 3, 1))
@@ -249,19 +244,19 @@ assert abs(tasks.human_ceiling([(a, b)]) - 2 / 3) < 1e-6
 assert tasks.preference_share((3, 1), (2, 1)) == 2 / 3  # the table of section 4
 
 # %% [markdown]
-# Now the 48,466 pairs of the 203 reward films. A label is drawn as in section 4: a random pair, then
-# one rating of each review. The figure shows the ceiling by gap, and for all labels.
+# Now the 48,466 pairs of the 203 reward films. A label is a random pair, and then one rating of each
+# review. The figure shows the ceiling by gap, and for all labels.
 #
 # **Predict.**
 #
 # - What is the ceiling where the gap is less than half a point?
-# - Of the labels, 13 % go against the means of *all* ratings. So these means are right on 87 %. The
-#   ceiling of all labels is lower. Why?
+# - The means of *all* ratings are right on 0.86 of all labels. (In the sample of section 4 it was
+#   0.87.) The ceiling of all labels is lower. Why?
 
 # %% tags=["predict"]
 pairs = tasks.reviews.pairs_within_films("reward")
 ceilings = {}
-for low, high in tasks.reviews.GAP_BANDS:
+for low, high in tasks.reviews.GAP_BANDS:  # 0 to 0.5, 0.5 to 1, and so on
     ceilings[f"gap {low:g} to {high:g}"] = tasks.human_ceiling(pairs, low, high)
 ceilings["all labels"] = tasks.human_ceiling(pairs)
 show.bars(ceilings, label="human ceiling", reference={"a coin": 0.5}, limits=(0, 1))
@@ -269,42 +264,43 @@ show.bars(ceilings, label="human ceiling", reference={"a coin": 0.5}, limits=(0,
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - *Gaps below half a point*: 0.60, a little better than a coin. From a gap of 2 on, the ceiling is
-#   0.97 and more. So the noise is in the close pairs.
+# - *Gaps below half a point*: 0.60, a little better than a coin (0.50). From a gap of 2 on, the ceiling
+#   is 0.97 and more. So the noise is in the close pairs.
 # - *All labels*: 0.85. The means of all ratings are right more often because they contain the two
-#   ratings of the label. They know a part of the answer.
+#   ratings of the label.
 # </details>
 #
-# The ceiling is **no strict bound**. The others are about 18 people for each review, so their means
-# are noisy, too. With 4 others the ceiling is 0.82, and with 8 it is 0.84. So thousands would be
-# right a little more often.
+# **Why is it no strict bound?** The others are about 18 people for each review, so their means are
+# noisy, too. With 4 others the ceiling is 0.82, and with 8 it is 0.84. So thousands would be right a
+# little more often.
 #
 # Compare an accuracy with the ceiling of the same films. The reward model of lesson 08 is right on
-# 64 % of the labels of the *test* films. The ceiling there is 0.84, so more than half of its errors
-# are its own.
+# 0.64 of the labels of the *test* films. The ceiling there is 0.84. So the model is wrong on 0.36, and
+# the others on 0.16. The difference is more than half of the model's errors.
 
 # %% [markdown]
 # ## 6. Does the Bradley-Terry model fit our people?
 #
-# A reward model gives each response a score $s$. It assumes the **Bradley-Terry model**: people
+# A reward model gives each response a score $r$. It assumes the **Bradley-Terry model**: people
 # prefer $a$ to $b$, written $a \succ b$, with the probability
 #
-# $$ P(a \succ b) = \frac{e^{s_a}}{e^{s_a} + e^{s_b}} = \sigma(s_a - s_b) . $$
+# $$ P(a \succ b) = \frac{e^{r_a}}{e^{r_a} + e^{r_b}} = \sigma(r_a - r_b) . $$
 #
 # ($\sigma$ is the sigmoid of lesson 00.) The **odds** are
-# $P(a \succ b) / P(b \succ a) = e^{s_a - s_b}$. Whatever the scores are, **odds multiply**: if $a$
+# $P(a \succ b) / P(b \succ a) = e^{r_a - r_b}$. Whatever the scores are, **odds multiply**: if $a$
 # beats $b$ 3 to 1, and $b$ beats $c$ 3 to 1, then $a$ beats $c$ 9 to 1.
 #
-# **By hand.** Are people like that? Take three reviews of the film "Analyze That". We split the
-# people who rated them in two halves:
+# **By hand.** Take three reviews of the film "Analyze That". We split the people who rated them into
+# two halves:
 #
-# - The *sorters* say which reviews are one step apart: about one point of the mean rating.
-# - The *judges* say how often each review is preferred.
+# - The *first half* says which reviews are one step apart. For a step of 1, their means differ by
+#   0.75 to 1.25.
+# - The *second half* says how often each review is preferred.
 #
-# If the same people did both, a review that got high ratings by chance would be sorted too high, and
-# would also win too often. The odds would then be partly chance.
+# Why two halves? Suppose that a review got high ratings by chance. The same people would put it a
+# step higher, and would also prefer it.
 #
-# | | review | sorters' mean | the judges' ratings |
+# | | review | mean of the first half | ratings of the second half |
 # |---|---|---|---|
 # | $a$ | The movie bounces all over the map. | −0.88 | −1, −1, −2, −2, −2, −2, −2, −2 |
 # | $b$ | Just a collection of this and that [...] | −1.75 | −1, −2, −2, −2, −2, −2, −3 |
@@ -315,44 +311,51 @@ show.bars(ceilings, label="human ceiling", reference={"a coin": 0.5}, limits=(0,
 # $c$. But it is 38 times and 6 times, odds of only 6.3.
 
 # %%
-judges_a = (-1, -1, -2, -2, -2, -2, -2, -2)
-judges_b = (-1, -2, -2, -2, -2, -2, -3)
-judges_c = (-1, -2, -2, -2, -3, -3, -3, -3)
-assert tasks.preference_share(judges_a, judges_b) == 18 / (18 + 6)
-assert tasks.preference_share(judges_b, judges_c) == 27 / (27 + 9)
-assert tasks.preference_share(judges_a, judges_c) == 38 / (38 + 6)
+ratings_a = (-1, -1, -2, -2, -2, -2, -2, -2)
+ratings_b = (-1, -2, -2, -2, -2, -2, -3)
+ratings_c = (-1, -2, -2, -2, -3, -3, -3, -3)
+assert tasks.preference_share(ratings_a, ratings_b) == 18 / (18 + 6)
+assert tasks.preference_share(ratings_b, ratings_c) == 27 / (27 + 9)
+assert tasks.preference_share(ratings_a, ratings_c) == 38 / (38 + 6)
 
 # %% [markdown]
-# **All triples.** One triple may be chance. So we add up the wins over all triples of all 507 films,
-# for steps of 0.5, 1, 1.5 and 2 points. The figure shows the odds of $a$ against $c$, divided by
-# what Bradley-Terry predicts. The band is a **95 % interval**: we draw the 507 films 500 times, with
-# replacement, and 95 % of the results lie in it. The second line tests the measurement: simulated
-# people for whom Bradley-Terry is true. Their noise has the Gumbel distribution ("Going further").
+# **All triples.** One triple may be chance. So we take all triples of all 507 films, for steps of
+# 0.5, 1, 1.5 and 2 points (0.25 more or less), and add up the shares of comparisons that are won. From
+# the sums we compute the **ratio**: the odds of $a$ against $c$, divided by what Bradley-Terry
+# predicts. Its **95 % interval**: we draw the 507 films 500 times, with replacement, and 95 % of the
+# results lie in it.
+#
+# **The control** is simulated people. What they *feel* follows Bradley-Terry: the mean of the review
+# plus random noise ("Going further"). What they *say* is on our people's scale: the nearest whole
+# number from −4 to 4. Their ties are dropped, too.
 
 
 # %%
 def with_bradley_terry(review):
-    """A review with simulated ratings: Bradley-Terry is true for them."""
-    noise = -(-torch.rand(len(review.ratings)).log()).log()  # Gumbel distribution
-    # / 1.5: for a step of a point, the odds are then about as large as our people's
-    return replace(review, ratings=tuple((review.mean + noise / 1.5).tolist()))
+    """A review with simulated ratings. Before rounding, Bradley-Terry is true."""
+    noise = -(-torch.rand(len(review.ratings)).log()).log() - 0.577  # Gumbel, mean 0
+    # 0.75: for a step of a point, the odds are then about as large as our people's
+    felt = review.mean + 0.75 * noise
+    return replace(review, ratings=tuple(felt.round().clamp(-4, 4).tolist()))
 
 
 torch.manual_seed(0)
 simulated = [with_bradley_terry(review) for review in rated]
-raters = {"people": rated, "simulated, Bradley-Terry": simulated}
+raters = {"people": rated, "control: Bradley-Terry, rounded": simulated}
 
 # %% [markdown]
-# **Predict.** In the example, with steps of about 1, the people's odds are 0.7 of the predicted odds.
-# How much is it over all triples? Is the ratio nearer to 1 for smaller or for larger steps?
+# **Predict.** In the example the ratio is 0.7, for steps of about 1. What is it over all triples? Is
+# it nearer to 1 for smaller or for larger steps? And is it 1 for the control?
 
 # %% tags=["predict"]
 steps, tables = (0.5, 1.0, 1.5, 2.0), {}
 for name, some in raters.items():
     films = pd.Series(some).groupby([review.movie for review in some]).agg(list)
-    tables[name] = pd.DataFrame(tasks.odds_of_steps(films, steps, splits=2))
-    odds = tables[name].loc[1, ["a : b", "b : c", "product", "a : c"]]
-    print(name, odds.round(1).to_dict())
+    rows = tasks.odds_of_steps(films, steps, splits=2)  # two random splits in halves
+    tables[name] = pd.DataFrame(rows).set_index("step")
+pd.concat(tables).round(2)
+
+# %% tags=["predict"]
 show.lines(
     {name: table["ratio"] for name, table in tables.items()},
     steps,
@@ -365,21 +368,20 @@ show.lines(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The printed odds are for a step of 1. People say less: 12 instead of 14.
+# - *Half a point.* The ratio is 0.96, and the control's is 0.99. It must come near 1 for small steps:
+#   equal reviews have odds of 1, and 1 × 1 = 1.
+# - *A point.* The odds are 12 instead of 14, a ratio of 0.85. The control has 0.92. So rounding, with
+#   its dropped ties, makes about half of what is missing.
+# - *Two points.* The ratio falls to 0.64, with an interval of 0.56 to 0.72. The control's interval is
+#   0.82 to 1.15, and five more draws of it give 0.81 to 0.92.
 #
-# - *Half a point.* The ratio is 0.96, and its interval, 0.95 to 0.96, leaves out 1. So even here
-#   Bradley-Terry is not exactly true.
-# - *Larger steps.* The ratio falls: 0.85 for a point, and 0.64 for two points.
-# - *The simulated people* are at 1 up to a point, and above it for larger steps: at 1.28 for two
-#   points, with an interval of 1.10 to 1.54. So the measurement errs upwards, and does not make the
-#   fall. ("Going further" says why.)
-#
-# As a *probability* the error is tiny: odds of 14 are 93 %, and odds of 12 are 92 %. As a score it is
-# larger for larger steps ("Going further").
+# At each step the people's interval is below the control's. So rounding is a part of the cause, but
+# it does not make the steady fall to 0.64.
 # </details>
 #
-# So Bradley-Terry is nearly true for close reviews. The score difference of distant reviews is only
-# a rough number. ("Going further" looks for the cause.)
+# So Bradley-Terry is nearly true for close reviews. For distant ones the odds are smaller than it
+# predicts, partly because of the scale, partly because of the people. Their score difference is only
+# a rough number. ("Going further" looks for the causes.)
 
 # %% [markdown]
 # ## 7. Whose preferences are averaged away?
@@ -396,7 +398,7 @@ show.lines(
 # model sees only labels, so with enough of them it learns the majority.
 #
 # **Predict.** In how many of our pairs do the two rules prefer different reviews: among pairs whose
-# mean ratings differ by less than half a point, and among the others?
+# means (of all ratings) differ by less than half a point, and among the others?
 
 # %% tags=["predict"]
 for low, high in ((0, 0.5), (0.5, 8)):
@@ -411,9 +413,12 @@ for low, high in ((0, 0.5), (0.5, 8)):
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# They differ in 9 % of the close pairs, and in almost none of the others. (The 13 % of section 4 are
-# *single* labels. Here we take all labels of a pair together.) About half of the 9 % may be chance:
-# simulated people with normal noise, for whom the two rules agree, differ in 5 %.
+# They differ in 9 % of the close pairs, and in almost none of the others. Why so few? The rules differ
+# only if a few strong ratings pull the mean of one review past that of the other. But for 86 % of the
+# reviews, the mean is less than half a point from the median.
+#
+# About half of the 9 % may be chance: simulated people with normal noise, for whom the two rules
+# agree, differ in 5 %.
 # </details>
 #
 # So the two rules mostly agree. But both lose the **minority**. The joke of section 1 becomes
@@ -434,16 +439,15 @@ show.label_pairs(session)
 # %% [markdown]
 # The next cell compares your labels with the *crowd* (the review with the higher mean rating), and
 # with *yourself* (the pairs that came twice). `agreement` leaves out ties, and `low` to `high` is its
-# 95 % interval, by Wilson's formula for a share. `read_labels` also takes the files of friends.
+# 95 % interval.
 
 # %% tags=["exercise"]
 mine = tasks.read_labels(session.path) if session.done else None
 "no labels yet" if mine is None else evaluate.label_agreement(mine).round(2)
 
 # %% [markdown]
-# For comparison: a simulated person drew one random rating of each review. Seven of the 30 pairs were
-# ties. Of the other 23, 19 agreed with the crowd, with an interval of 0.63 to 0.93. So 30 pairs show
-# what labelling is like, but say little about one person.
+# For comparison: a simulated person drew one rating of each review. Of 23 labels (seven were ties), 19
+# agreed with the crowd: an interval of 0.63 to 0.93. So 30 pairs say little about one person.
 #
 # **How many clicks does a reward model need?** We train a very small one: every word has a score,
 # and a review has the sum of its words' scores. Bradley-Terry is then a logistic regression on the
@@ -470,8 +474,8 @@ def right_on(pairs, score):
 
 
 # %% [markdown]
-# The clicks are simulated: labels from single ratings, four draws of each number. The next figure
-# shows how often the model is right on 4,000 labels of the 76 test films.
+# The next figure shows how often the model is right on 4,000 labels of the 76 test films. The clicks
+# are simulated, four draws of each number.
 #
 # **Predict.** How often is it right after 100 clicks, and after 1,000?
 
@@ -495,9 +499,13 @@ show.lines(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - *Ten to a hundred clicks*: 51 %, 50 % and 52 %. That is a coin.
-# - *Three hundred clicks*: 54 %. All four draws are above 53 %, so this is more than a coin.
+# - *Ten to a hundred clicks*: 51 %, 50 % and 52 %. We cannot tell this from a coin: the interval of
+#   the 52 % is 50 % to 53 % (Student's t, four draws).
+# - *Three hundred clicks*: 54 %, with an interval of 53 % to 56 %. That is more than a coin.
 # - *A thousand clicks*: 59 %, far below the ceiling.
+#
+# Why so many? A hundred pairs have about 1,500 different words: too many scores for 100 labels. And
+# 32 % of the words of new reviews are not among them.
 # </details>
 #
 # Your own clicks, if you made some:
@@ -514,7 +522,8 @@ if mine is not None and mine["chosen"].count() > 1:
 # - Here *preferred* means "more positive".
 # - Alpha compares the disagreement within a review with chance.
 # - Labels of close pairs are mostly noise. Compare an accuracy with the human ceiling of its films.
-# - Bradley-Terry says that odds multiply. For close reviews this is nearly true.
+# - Bradley-Terry says that odds multiply. For close reviews this is nearly true. For distant ones it
+#   is not, and rounding is only a part of the cause.
 # - Labels count heads, means count how much people care. Both forget the minority.
 #
 # ## Exercises
@@ -579,8 +588,7 @@ check.interval_alpha(interval_alpha)
 # pairs of reviews, as integers (`mean` needs floats). A *label* is a rating of `a` and a rating of
 # `b` of the same pair, unless they are equal. Return the share of all labels, of all pairs thrown
 # together, that the other m − 1 and n − 1 people predict. Where their means are equal, a label
-# counts one half. (All pairs have the same m and n here, so this is also the ceiling of section 5,
-# where a random pair is drawn first.)
+# counts one half.
 #
 # *Hint:* `a.sum(1, keepdim=True)` is the sum of all ratings of each review. How do you get from
 # there to the mean without each of them? For the labels you need the shape (N, m, n):
@@ -592,6 +600,11 @@ def label_ceiling(a, b): ...  # your code
 
 
 check.label_ceiling(label_ceiling)
+
+
+# %% [markdown] tags=["solution"]
+# All pairs have the same m and n here. So each combination of two ratings has the same weight, and the
+# result is also the ceiling of section 5, where we draw a pair first, and then its two ratings.
 
 
 # %% tags=["solution"]
@@ -706,14 +719,14 @@ table.round(3)
 # Hardly better, if at all. The differences are −0.002, 0.013, 0.003 and 0.006. Their mean is 0.005,
 # and the standard error of this mean is 0.003 (their standard deviation divided by $\sqrt{4}$). With
 # so few draws, the 95 % interval is the mean ± 3.18 standard errors (Student's t distribution): −0.005
-# to 0.015. So we cannot tell the difference from 0. The solutions say why it helps so little.
+# to 0.015. So we cannot tell the difference from 0.
+#
+# Why does it help so little? The labels that turn are those of close pairs. Their means differ by 0.55 on
+# average, those of the other labels by 2.21. So the two reviews are about equally positive, and the
+# label says little about words, whichever way it points. And noise is not the main problem: 1,000
+# labels must set more than 6,000 scores of words. (The labels of the test are still single ratings, so
+# the ceiling is the same.)
 # </details>
-
-# %% [markdown] tags=["solution"]
-# The labels that turn are those of close pairs: their means differ by 0.55 on average, those of the
-# other labels by 2.21. They say little about words, whichever way they point. And at 1,000 labels
-# the noise is not the main problem. Most words of new films were never seen, or only once. (The
-# labels of the test are still single ratings, so the ceiling is the same.)
 
 # %% [markdown] tags=["exercise"]
 # **6. Design the experiment** *(hard, 15 minutes)*. You can pay for 3,000 ratings. Would you ask
@@ -772,56 +785,85 @@ table.round(3)
 #
 # ## Going further
 #
-# **Where Bradley-Terry comes from.** Suppose that a person feels $u = s + \text{noise}$ about each
-# response, and prefers the response with the larger $u$. If the noise has a Gumbel distribution
-# (that of the largest of many small influences), the difference of two noises has a logistic
-# distribution. Then $P(a \succ b) = \sigma(s_a - s_b)$ exactly, with the sigmoid $\sigma$. With
-# normal noise the formula is nearly the same in the middle.
+# **Do people avoid the 0?** Near a mean of 0, our people say −1 (27 %) and 1 (28 %) more often than 0
+# (24 %). The simulated people of section 2 say 0 most often (32 %). That makes a part of the peak, but
+# not all. Near a mean of 0, 21 % of the ratings are two points or more away from 0. Near a mean of −2,
+# only 7 % are that far away from −2, and near a mean of 2, only 4 % from 2.
 #
-# This is how the simulated people of section 6 rate: the mean rating, plus Gumbel noise of a size
-# that makes the odds of a step about as large as our people's.
+# **Where Bradley-Terry comes from.** Suppose that a person feels $u = r + \text{noise}$ about each
+# response, and prefers the response with the larger $u$. If the noise has a Gumbel distribution, the
+# difference of two noises has a logistic distribution. Then $P(a \succ b) = \sigma(r_a - r_b)$ exactly.
+# With normal noise the formula is nearly the same in the middle.
 #
-# **Why are the simulated people above 1?** The sorters are about nine people, so they make errors. Say
-# that they put $b$ too low in one triple, and too high in another:
+# The simulated people of section 6 feel the mean rating plus Gumbel noise of size 0.75. So their score
+# $r$ is the mean rating divided by 0.75.
+#
+# **Why does rounding lower the ratio?** Rounded ratings tie, and ties are dropped. Take three reviews
+# for which $e^r$ is 9, 3 and 1. If nobody ties, the odds are 3, 3 and 9. Now suppose that people say
+# "higher" only if they feel a clear difference, and call the rest a tie. For example, let $a$ be higher
+# with the probability $e^{r_a} / (e^{r_a} + 2 e^{r_b})$:
+#
+# | $e^r$ | the first is higher | the second is higher | tie | odds without the ties |
+# |---|---|---|---|---|
+# | a close pair, 3 and 1 | 3 / (3 + 2) = 0.60 | 1 / (1 + 6) = 0.14 | 0.26 | 4.2 |
+# | a distant pair, 9 and 1 | 9 / (9 + 2) = 0.82 | 1 / (1 + 18) = 0.05 | 0.13 | 15.5 |
+#
+# Dropping the ties raises all odds, above all those of close reviews, which tie more often. The odds
+# of 3 become 4.2. So Bradley-Terry now predicts 4.2 × 4.2 = 17.6 instead of 9. But the odds of 9 become
+# only 15.5. The ratio is 0.88.
+#
+# **An error upwards.** The first half is about nine people, so its means have errors. Say that they put
+# $b$ too low in one triple, and too high in another:
 #
 # | | odds of $a$ and $b$ | odds of $b$ and $c$ | odds of $a$ and $c$ |
 # |---|---|---|---|
 # | one triple | 2 | 8 | 16 |
 # | another triple | 8 | 2 | 16 |
-# | shares added | (2/3 + 8/9) / (1/3 + 1/9) = 3.5 | 3.5 | 16 |
+# | shares added | (2/3 + 8/9) / (1/3 + 1/9) = 3.5 | (8/9 + 2/3) / (1/9 + 1/3) = 3.5 | (16/17 + 16/17) / (1/17 + 1/17) = 16 |
 #
 # In each triple odds multiply. But after adding up, the product is 12.25, and 16 is 1.31 times as
-# much. If we sort the simulated reviews without error, by the means that their ratings were made
-# from, the ratio of every step lies between 0.97 and 1.01.
+# much. Without rounding and without this error Bradley-Terry fits: if the steps are those of the means
+# that the simulated ratings were made from, the exact ratios lie between 0.99 and 1.00.
 #
-# **The error as a score.** For a step of 2, Bradley-Terry predicts odds of 198. That is a score
-# difference of $\ln 198$, or 5.3. The people's odds are 127, a score difference of 4.8.
+# **Why do our people not fit exactly?** We gave the simulated people other noise, and measured again.
+# Each row changes one thing in the row before it.
 #
-# **Why do our people not fit exactly?** We gave the simulated people other noise, and measured again
-# for steps of a point. (The simulated people rate half of the films. A difference of a few hundredths
-# is chance.)
+# | simulated people | ratio, a step of 1 | ratio, a step of 2 |
+# |---|---|---|
+# | Gumbel noise, the same for all reviews, *not* rounded: Bradley-Terry is true | 1.00 | 1.22 |
+# | and rounded, ties dropped (the control) | 0.92 | 0.86 |
+# | and the noise of each review has the deviation of its ratings | 0.81 | 0.93 |
+# | and one rating in a hundred is a random number from −4 to 4 | 0.81 | 0.63 |
+# | **our people** | 0.85 | 0.64 |
 #
-# | noise | ratio |
-# |---|---|
-# | Gumbel, equal for all reviews: Bradley-Terry is true | 0.99 |
-# | normal, equal for all reviews | 1.03 |
-# | normal, with the deviation that each review has in the data | 0.92 |
-# | our people | 0.85 |
+# (Means of five draws of the simulated people. Differences below 0.02 for a step of 1, and below 0.1
+# for a step of 2, may be chance.)
 #
-# So unequal noise is a part of the cause. Bradley-Terry has a score for each review, and no place
-# for how far people disagree about it. But it is not all. Our people choose the much worse review
-# more often than normal noise would. Careless answers would do that. We did not test it.
+# - For a small step, of 1, *rounding* and *unequal noise* are enough. Bradley-Terry has a score for each
+#   review, and no place for how far people disagree about it. (The ratio is even below our people's.
+#   We measured each deviation with about 19 ratings, so the deviations are too unequal.)
+# - For a large step, of 2, they are not enough. A few *careless ratings* would be: they matter most where
+#   almost everybody agrees.
 #
-# **Why the ceiling leaves out the two ratings.** It seems simpler to ask which review most labels of
-# a pair choose, and to count the labels that choose it. On 3,000 pairs with ratings that were dealt
-# out at random, there is nothing to know. But this way gives 0.59. One review is ahead by chance, and
-# the same chance is in the labels. Without the two ratings of the label we get 0.50. (On the real
-# pairs of the reward films, the means of all ratings are right on 0.86 of the labels.)
+# So these three causes can explain our people. They need not be the true ones. One in a hundred was a
+# guess. And the kind of noise matters: with normal noise the control has 1.04 and 2.52.
 #
-# For the same reason, the gap has to be that of the others. Take only those random pairs whose means
-# of *all* ratings differ by less than 0.5. There the others are right on only 0.36. For example,
-# A has the ratings 3 and 1, and B has 1 and 3. Both means are 2. Draw the 3 of A and the 1 of B: the
-# label says A. The others gave A a 1 and B a 3, so they predict B.
+# **How large is the error?** As a *probability* it is tiny. For a step of 1, odds of 14 are 93 %, and
+# odds of 12 are 92 %. As a *score* it is larger, and grows with the step. For a step of 2,
+# Bradley-Terry predicts odds of 198. That is a score difference of $\ln 198$, or 5.3. The people's odds
+# are 127, a score difference of 4.8.
+#
+# **Why the ceiling leaves out the two ratings.** A simpler way: find the review that most labels of a
+# pair choose, and count the labels that choose it. We tried both ways on 3,000 pairs whose ratings
+# were dealt out at random. Nobody can predict them, so a ceiling must be 0.50. The simpler way gives
+# 0.59: one review is ahead by chance, and the same chance is in the labels. Without the two ratings of
+# the label we get 0.50.
+#
+# The gap leaves them out for the same reason. For example, A has the ratings 3 and 1, and B has 1
+# and 3. Both means are 2. Draw the 3 of A and the 1 of B: the label says A. The others gave A a 1 and
+# B a 3, so they predict B: wrong. In general, if the means of *all* ratings are about equal, a label
+# that says A leaves others who say B. Of the random pairs, take those whose means of *all*
+# ratings differ by less than 0.5. There the others are right on only 0.36.
 #
 # **What helps the reward model of lesson 08?** More labels: it was right on 62 % of the test labels
 # after training on 6,400 labels, and on 64 % after 25,600. More people for each review may help, too: a
@@ -843,16 +885,16 @@ table.round(3)
 # | A minus its mean: level + opinion | 2 | 0 | 0 | −2 |
 # | B minus its mean: level + opinion | 2 | 0 | −2 | 0 |
 #
-# The mean square of each of the last two rows is 2, and that of the levels is 1. So levels are 1/2
-# of the disagreement. The correlation of the two rows is also 1/2. This is no accident. Call a
-# person's level $l$, and the opinions $o_A$ and $o_B$. The correlation comes from the mean product of
-# the two rows:
+# The mean square of each of the last two rows is 2. Of this, 1 comes from the levels, and 1 from the
+# opinions. So levels are 1/2 of the disagreement. The correlation of the two rows is also 1/2. This
+# is no accident. Call a person's level $l$, and the opinions $o_A$ and $o_B$. The correlation is the
+# mean product of the two rows, divided by their mean square (2 in the table). The product is
 #
 # $$ (l + o_A)(l + o_B) = l^2 + l\,o_B + o_A\,l + o_A\,o_B . $$
 #
 # Opinions are unrelated to each other and to the levels, so the last three terms are 0 on average.
-# Only $l^2$ remains. **The correlation is the share of the disagreement that comes from levels.**
-# (The test draws 40,000 people with other shares.)
+# Only $l^2$ remains (1 in the table). **The correlation is the share of the disagreement that comes
+# from levels.**
 #
 # The figure shows this correlation for a review and the next one of its block. Its first two bars
 # tell apart whether people liked both reviews, none of them, or one of them. The last bar is for
@@ -893,8 +935,9 @@ show.bars(bars, label="correlation of two reviews")
 # To see how much, take each review and the next one of its block, almost always of another film. Draw the two
 # ratings of a label from one person, or from two different people $p$ and $q$. As in section 5, the
 # others predict the label. For *both* reviews their means leave out $p$ and $q$. The others are right
-# on 83 % of the labels of one person, and on 76 % of those of two people. A part of this comes from
-# ties, which are more frequent with one person. If a tie counts as half right, it is 72 % against 69 %.
+# on 83 % of the labels of one person, and on 76 % of those of two people. But one person ties more
+# often, and dropped ties are hard cases. If we keep them, and count a tie as half right, it is 72 %
+# against 69 %. So more than half of the difference comes from ties.
 #
 # **What a pair is elsewhere.** Libraries take pairs as they are given. What a pair means was
 # decided before, and is seldom written down.

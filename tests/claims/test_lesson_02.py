@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from sklearn.feature_extraction.text import CountVectorizer
 
 from minirlhf import evaluate, experiments, rewards, tasks
 from minirlhf.classroom import check
@@ -22,6 +23,7 @@ from tests.claims.prose import Said, lesson
 
 SOURCE = NOTEBOOKS / "src" / "02_human_feedback_is_data.py"
 CLICKS = (10, 30, 100, 300)
+CONTROL = "control: Bradley-Terry, rounded"
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,18 @@ def test_only_near_a_mean_of_0_the_mean_is_not_the_most_frequent_rating(rated):
     for centre in (-2, -1, 1, 2):
         near = shares_near(rated, centre)
         assert max(near, key=near.get) == centre
+
+
+def simulated_near_0(page):
+    """The share of each rating of the simulated people, of reviews with a mean of about 0."""
+    names = names_after(page, "torch.manual_seed(0)")
+    ratings = names["simulated"][names["means"].abs() < 0.25].flatten().tolist()
+    return {value: count / len(ratings) for value, count in Counter(ratings).items()}
+
+
+def test_simulated_people_do_not_avoid_0(page):
+    near = simulated_near_0(page)
+    assert max(near, key=near.get) == 0
 
 
 def test_the_peak_is_more_than_people_who_avoid_0(page, rated):
@@ -282,14 +296,18 @@ def test_labels_of_different_people_agree_on_close_pairs_as_coins_do(agreements,
 # ---- section 6: Bradley-Terry
 
 
-@pytest.fixture(scope="module")
-def films(rated):
+def by_film(reviews):
     """The ratings of each film's reviews, (n, m) with NaN."""
     groups = {}
-    for r in rated:
+    for r in reviews:
         groups.setdefault(r.movie, []).append(torch.tensor(r.ratings).float())
     pad = torch.nn.utils.rnn.pad_sequence
     return [pad(g, batch_first=True, padding_value=math.nan) for g in groups.values()]
+
+
+@pytest.fixture(scope="module")
+def films(rated):
+    return by_film(rated)
 
 
 def sums(first, second, above):
@@ -328,40 +346,69 @@ def test_the_logit_bends_down(bend):
 
 
 def odds(page, who="people"):
-    """A table of section 6, with the step as its index."""
-    return names_after(page, "steps, tables")["tables"][who].set_index("step")
+    """A table of section 6; its index is the step."""
+    return names_after(page, "steps, tables")["tables"][who]
+
+
+def interval(draws):
+    """95 % interval of the mean of independent draws, by Student's t."""
+    half = stats.t.ppf(0.975, len(draws) - 1) * draws.std().item() / math.sqrt(len(draws))
+    return draws.mean().item() - half, draws.mean().item() + half
 
 
 def test_odds_of_two_steps_are_less_than_the_product(page):
-    table = odds(page)
+    table, control = odds(page), odds(page, CONTROL)
     assert (table["high"] < 1).all() and table["ratio"].is_monotonic_decreasing
-    simulated = odds(page, "simulated, Bradley-Terry")
-    assert (simulated.loc[[0.5, 1.0], "ratio"] - 1).abs().max() < 0.03
-    assert (simulated.loc[[1.5, 2.0], "low"] > 1).all()  # the measurement errs upwards
+    assert (table["high"] < control["low"]).all()
     for step in (0.5, 1.0):  # about as noisy as our people
-        assert abs(simulated.loc[step, "a : b"] / table.loc[step, "a : b"] - 1) < 0.15
+        assert abs(control.loc[step, "a : b"] / table.loc[step, "a : b"] - 1) < 0.05
     for step, smallest, largest in ((1.0, 0.005, 0.02), (2.0, 0.001, 0.004)):
         product, whole = (x / (1 + x) for x in table.loc[step, ["product", "a : c"]])
         assert smallest < product - whole < largest  # little, as a probability
+    scores = table[["product", "a : c"]].map(math.log)  # the error as a score grows with the step
+    assert (scores["product"] - scores["a : c"]).is_monotonic_increasing
 
 
-def test_without_errors_of_the_sorters_the_simulated_odds_multiply(page):
-    """The true means sort, so that no error of a sorter makes two gaps of a triple unlike."""
-    names = names_after(page, "steps, tables")
-    generator = torch.Generator().manual_seed(0)
-    films = {}
-    for real, simulated in zip(names["rated"], names["simulated"], strict=True):
-        films.setdefault(real.movie, []).append((real.mean, torch.tensor(simulated.ratings)))
-    total = torch.zeros(4, 6)
-    for film in films.values():
-        means, ratings = zip(*film, strict=True)
-        ratings = torch.nn.utils.rnn.pad_sequence(ratings, True, math.nan)
-        for _ in range(2):
-            _, _, above = two_halves(ratings, generator)
-            for i, step in enumerate((0.5, 1.0, 1.5, 2.0)):
-                total[i] += step_choices(torch.tensor(means), above, step)
+def test_the_control_uses_the_scale_of_the_people(page, rated):
+    simulated = names_after(page, "def with_bradley_terry")["simulated"]
+    values = {x for r in rated for x in r.ratings}
+    assert {x for r in simulated for x in r.ratings} == values == set(range(-4, 5))
+    for real, drawn in zip(rated, simulated, strict=True):
+        assert real.movie == drawn.movie and len(real.ratings) == len(drawn.ratings)
+
+
+def test_rounding_is_a_part_of_the_cause_and_does_not_make_the_fall(page, simulations):
+    people, control = odds(page)["ratio"], simulations["control"]
+    for i, step in enumerate((1.0, 2.0)):
+        low, high = interval(control[:, i])
+        assert odds(page).loc[step, "high"] < min(low, control[:, i].min()) < high < 1
+    _, largest_fall = interval(control[:, 0] - control[:, 1])
+    assert people[1.0] - people[2.0] > largest_fall
+
+
+def gumbel(shape):
+    """Noise with the mean 0 and the size 1, not the deviation 1: that is pi / sqrt(6)."""
+    return -(-torch.rand(shape).log()).log() - 0.5772157
+
+
+def exact_ratios(films):
+    """The ratio for the four steps, with the true means as sorters and exact shares."""
+    total = torch.zeros(4, 6, dtype=torch.float64)
+    for film in films:
+        means = film.double().nanmean(1)
+        above = ((means[:, None] - means) / 0.75).sigmoid()
+        for i, step in enumerate((0.5, 1.0, 1.5, 2.0)):
+            total[i] += step_choices(means, above, step)
     ab, bc, ac = (total[:, 0::2] / total[:, 1::2]).T
-    assert 0.97 < (ac / (ab * bc)).min() and (ac / (ab * bc)).max() < 1.01
+    return ac / (ab * bc)
+
+
+def test_without_errors_of_the_sorters_the_simulated_odds_multiply(films):
+    assert (exact_ratios(films) - 1).abs().max() < 0.015
+    torch.manual_seed(0)  # the share is a sigmoid of the difference
+    first, second = 0.75 * gumbel(40_000), 0.75 * gumbel(40_000) + 1
+    expected = torch.tensor(1 / 0.75).sigmoid()
+    assert abs((second > first).double().mean() - expected) < 0.01
 
 
 def analyze_that(rated):
@@ -387,63 +434,82 @@ def test_three_reviews_whose_odds_do_not_multiply():
     assert tasks.tie_share([(said_a, said_c)]) == 0
 
 
-def measured(films):
-    """(logit per point at gaps of 0.2, 2 and 4, ratio for steps of a point) of simulated films."""
-    generator = torch.Generator().manual_seed(0)
-    total, three = torch.zeros(10, 4), torch.zeros(6)
+def ratios(films, generator):
+    """The ratio for steps of a point and of two, with two splits as in the lesson."""
+    total = torch.zeros(2, 6)
     for film in films:
-        first, second, above = two_halves(film, generator)
-        total += sums(first, second, above)
-        three += step_choices(first, above, 1.0)
-    ahead, behind, gap, count = total.unbind(1)
-    slopes = (ahead / behind).log() / (gap / count)
-    ab, bc, ac = three[0::2] / three[1::2]
-    return [slopes[i].item() for i in (0, 4, 8)], (ac / (ab * bc)).item()
+        for _ in range(2):
+            first, _, above = two_halves(film, generator)
+            for i, step in enumerate((1.0, 2.0)):
+                total[i] += step_choices(first, above, step)
+    ab, bc, ac = (total[:, 0::2] / total[:, 1::2]).T
+    return ac / (ab * bc)
 
 
 @pytest.fixture(scope="module")
-def simulations(films):
-    """Half of the films, with the real means and simulated noise."""
-    torch.manual_seed(1)  # not the seed of the splits: noise and split would be the same numbers
-    some = films[::2]
-    number = [(~film.isnan()).sum(1, keepdim=True) for film in films]
+def simulations(page, rated, films):
+    """Ratios of simulated people for steps of a point and of two: kind -> (5 draws, 2)."""
+    draw_review = names_after(page, "def with_bradley_terry")["with_bradley_terry"]
     means = [film.nanmean(1, keepdim=True) for film in films]
-    squares = [
-        (film - mean).square().nansum(1, keepdim=True)
+    spread = [
+        ((film - mean).square().nansum(1, keepdim=True) / ((~film.isnan()).sum(1, True) - 1)).sqrt()
         for film, mean in zip(films, means, strict=True)
     ]
-    spread = [(x / (n - 1)).sqrt() for x, n in zip(squares, number, strict=True)]
-    pooled = torch.cat(spread).square().mean().sqrt()
+    size = math.pi / math.sqrt(6)  # of `gumbel` with the deviation 1
 
-    def gumbel(film, mean, _):
-        return mean - (-torch.rand(film.shape).log()).log() / 1.5
+    def on_the_scale(felt):
+        return felt.round().clamp(-4, 4)
 
-    def equal(film, mean, _):
-        return (mean + pooled * torch.randn(film.shape)).round().clamp(-4, 4)
+    def continuous(shape, mean, _):
+        return mean + 0.75 * gumbel(shape)
 
-    def own(film, mean, deviation):
-        return (mean + deviation * torch.randn(film.shape)).round().clamp(-4, 4)
+    def normal(shape, mean, _):
+        return on_the_scale(mean + 0.75 * size * torch.randn(shape))
 
-    return {
-        noise.__name__: measured(
-            [
-                noise(film, mean, deviation).where(~film.isnan(), math.nan)
-                for film, mean, deviation in zip(some, means[::2], spread[::2], strict=True)
-            ]
-        )
-        for noise in (gumbel, equal, own)
-    }
+    def unequal(shape, mean, deviation):
+        return on_the_scale(mean + deviation / size * gumbel(shape))
+
+    def careless(shape, mean, deviation):
+        random_rating = torch.randint(-4, 5, shape).float()
+        return torch.where(torch.rand(shape) < 0.01, random_rating, unequal(shape, mean, deviation))
+
+    def films_of(kind):
+        for film, *known in zip(films, means, spread, strict=True):
+            yield kind(film.shape, *known).where(~film.isnan(), math.nan)
+
+    found = {}
+    generator = torch.Generator().manual_seed(0)  # of the splits
+    torch.manual_seed(1)  # of the ratings
+    for kind in (continuous, unequal, careless, normal):
+        drawn = [ratios(films_of(kind), generator) for _ in range(5)]
+        found[kind.__name__] = torch.stack(drawn)
+    drawn = [by_film([draw_review(r) for r in rated]) for _ in range(5)]
+    found["control"] = torch.stack([ratios(each, generator) for each in drawn])
+    return found
 
 
-def test_unequal_noise_bends_the_curve_down_and_the_measurement_does_not(simulations, bend):
-    (close, middle, _), ratio = simulations["gumbel"]
-    assert abs(middle / close - 1) < 0.03 and abs(ratio - 1) < 0.05
-    (close, middle, far), ratio = simulations["equal"]
-    assert far > 1.1 * close and middle > 0.98 * close and ratio > 1
-    (close, middle, far), ratio = simulations["own"]
-    assert middle < 0.9 * close and far > 1.1 * middle and ratio < 0.93
-    close, middle, far = bend[1, [0, 4, 8]]
-    assert middle < 0.9 * close and far < middle
+def test_what_lowers_the_ratio_of_simulated_people(page, simulations):
+    mean = {kind: draws.mean(0).tolist() for kind, draws in simulations.items()}
+    low, high = interval(simulations["continuous"][:, 0])
+    assert low < 1 < high + 0.01 and interval(simulations["continuous"][:, 1])[0] > 1
+    assert mean["normal"][0] > 1 and mean["normal"][1] > 2
+    people = odds(page)
+    # Rounding and unequal noise are enough for a step of a point, and not for two.
+    assert mean["unequal"][0] < mean["control"][0] - chance_differences(simulations)[0]
+    assert mean["unequal"][0] < people.loc[1.0, "high"]
+    assert interval(simulations["unequal"][:, 1])[0] > people.loc[2.0, "high"]
+    # With careless ratings both are near those of our people.
+    low, high = interval(simulations["careless"][:, 1])
+    assert low < people.loc[2.0, "high"] and people.loc[2.0, "low"] < high
+    assert mean["careless"][1] < mean["unequal"][1] - chance_differences(simulations)[1]
+
+
+def chance_differences(simulations):
+    """Half of the 95 % interval of the difference of two means of five draws; without normal noise."""
+    rows = torch.stack([draws for kind, draws in simulations.items() if kind != "normal"])
+    variance = rows.var(1).mean(0)  # of a draw, for the two steps
+    degrees = rows.shape[0] * (rows.shape[1] - 1)
+    return (stats.t.ppf(0.975, degrees) * (2 * variance / rows.shape[1]).sqrt()).tolist()
 
 
 # ---- section 7: people
@@ -807,6 +873,7 @@ def test_the_logistic_regression_is_a_bradley_terry_model(learning):
 def test_the_numbers_of_the_prose(
     page,
     rated,
+    films,
     chance,
     ceilings_of_few,
     bag,
@@ -816,6 +883,7 @@ def test_the_numbers_of_the_prose(
     curve,
     turned,
     drawn,
+    new,
     by_chance,
     leak,
 ):
@@ -824,20 +892,17 @@ def test_the_numbers_of_the_prose(
         disagreement(said, page, rated)
         pairs_and_labels(said, page, rated)
         the_ceiling(said, page, ceilings_of_few, bag)
-        bradley_terry(said, page, rated)
-        means_and_heads(said, page, by_chance)
-        labelling(said, simulated_people, curve)
+        bradley_terry(said, page, rated, simulations)
+        means_and_heads(said, page, rated, by_chance)
+        labelling(said, simulated_people, curve, drawn, new)
         exercises_and_questions(said, page, drawn, turned - curve[:, 4], ceilings_of_few, leak)
-        going_further(said, page, chance, simulations)
+        going_further(said, page, films, chance, simulations)
         people_and_scales(said, page, counts)
 
 
-def test_the_numbers_of_the_solutions(drawn):
+def test_the_numbers_of_the_solutions():
     path = NOTEBOOKS / "solutions" / "02_human_feedback_is_data.ipynb"
     said = Said(nbformat.read(path, 4).cells)
-    gap = (drawn[0]["chosen_mean"] - drawn[0]["rejected_mean"]).abs()
-    said("their means differ by", gap[turn(drawn[0])].mean(), gap[~turn(drawn[0])].mean())
-    said("And at", 1000)
     said("the standard error of a mean is", 1 / math.sqrt(15))
 
 
@@ -866,10 +931,10 @@ def disagreement(said, page, rated):
     said("and cut off at", -4, 4)
     said("The deviation of the noise,", 1.2, abs(deviation[0.0] - 1.2) < 0.05)
     said("The deviation is", deviation[0.0], 0, deviation[-2.0], deviation[2.0], -2, 2)
-    near = shares_near(rated, 0)
+    near, simulated = shares_near(rated, 0), simulated_near_0(page)
     far = {centre: far_from(rated, centre) for centre in (0, -2, 2)}
-    said("Near a mean of", 0, near[0], 0, near[-1], -1, near[1], 1, 0, far[0], 0)
-    said("Near means of", -2, 2, far[-2], far[2])
+    said("**Do people avoid the", 0, 0, -1, near[-1], 1, near[1], 0, near[0], 0, simulated[0], 0)
+    said("but not all. Near a mean of", 0, far[0], 0, -2, far[-2], -2, 2, far[2], 2)
     said("Is a deviation of", 1)
     said("agree about every review, alpha is", tasks.krippendorff_alpha([(1, 1), (3, 3)]))
     said("**By hand.** Two people gave review A a", 2, 1, -1, 0, 1, 1)
@@ -910,7 +975,7 @@ def pairs_and_labels(said, page, rated):
     pairs = tasks.reviews.pairs_within_films("reward")
     said("is never told so. On the reward films,", tasks.tie_share(pairs[::10]))
     drawn = names_after(page, "drawn = tasks")
-    said("Of all labels,", drawn["against"].mean())
+    said("Of these", len(drawn["drawn"]), drawn["against"].mean())
     first, second = (row for _, row in drawn["two"].iterrows())
     assert first["chosen_mean"] > first["rejected_mean"]
     shown = {frozenset(row[["chosen", "rejected"]]) for row in (first, second)}
@@ -944,12 +1009,11 @@ def the_ceiling(said, page, ceilings_of_few, bag):
     films = {r.movie for pair in pairs for r in pair}
     said("Now the", len(pairs), len(films))
     against = names_after(page, "drawn = tasks")["against"].mean()
-    said("- Of the labels,", against, 1 - against)
+    said("- The means of *all* ratings are right on", of_all_ratings(pairs), 1 - against)
     close, *_, clear, _, every = names_after(page, "pairs = tasks.reviews.pa")["ceilings"].values()
-    said("*Gaps below half a point*:", close, 2, clear)
+    said("*Gaps below half a point*:", close, 0.5, 2, clear)
     said("ceiling of all labels is lower", every < of_all_ratings(pairs[::8]) - 0.01)
     said("*All labels*:", every)
-    said("the means of all ratings are right on", of_all_ratings(pairs[::8]))
     others = sum(len(r.ratings) - 1 for pair in pairs for r in pair) / (2 * len(pairs))
     four, eight = ceilings_of_few
     said("The others are about", others, 4, four, 8, eight)
@@ -962,11 +1026,12 @@ def the_ceiling(said, page, ceilings_of_few, bag):
     said("More labels: it was right on", accuracy[6400], 6400, accuracy[25_600], 25_600)
     said("learned from the mean of all ratings, is right on", bag)
     right, most = runs["reward model"].mean(), runs["human ceiling"].mean()
-    said("so more than half of its errors are its own", most - right > 0.5 * (1 - right))
+    said("So the model is wrong on", 1 - right, 1 - most)
+    said("more than half of the model's errors", most - right > 0.5 * (1 - right))
     assert round(of_films, 2) == round(runs["human ceiling"].mean(), 2)
 
 
-def bradley_terry(said, page, rated):
+def bradley_terry(said, page, rated, simulations):
     said("if $a$ beats $b$", 3, 1, 3, 1, 9, 1)
     (first, a), (second, b), (third, c) = analyze_that(rated)
     said("The movie bounces all over the map. |", first, *a)
@@ -976,23 +1041,34 @@ def bradley_terry(said, page, rated):
     (ab, ba), (bc, cb), (ac, ca) = wins(a, b), wins(b, c), wins(a, c)
     said("each of $b$: $a$ is higher", ab, ba, ab / ba)
     said("Then $b$ and $c$:", bc, cb, bc / cb, ab / ba * bc / cb, ac, ca, ac / ca)
+    said("reviews are one step apart. For a step of", 1, 0.75, 1.25)
     films = len({r.movie for r in rated})
-    said("over all triples of all", films, 0.5, 1, 1.5, 2, films, 500, 0.95)
-    said("the people's odds are", (ac / ca) / (ab / ba * bc / cb))
+    said("all triples of all", films, 0.5, 1, 1.5, 2, 0.25, films, 500, 0.95)
+    said("whole number from", -4, 4)
+    said("In the example the ratio is", (ac / ca) / (ab / ba * bc / cb), 1)
+    said("Is it nearer to", 1)
+    said("And is it", 1)
     half, one, two = (odds(page).loc[step] for step in (0.5, 1.0, 2.0))
+    of_half, of_one, of_two = (odds(page, CONTROL).loc[step] for step in (0.5, 1.0, 2.0))
     product, whole = one["product"], one["a : c"]
-    said("with steps of about", 1)
-    said("Is the ratio nearer to", 1)
-    said("The printed odds are for a step of", 1, whole, product)
-    said("*Half a point.* The ratio is", half["ratio"], half["low"], half["high"], 1)
-    said("*Larger steps.* The ratio falls:", one["ratio"], two["ratio"])
-    simulated = odds(page, "simulated, Bradley-Terry").loc[2.0]
-    said("*The simulated people* are at", 1, *simulated[["ratio", "low", "high"]])
+    said("*Half a point.* The ratio is", half["ratio"], of_half["ratio"], 1, 1, 1, 1, 1 * 1)
+    draws = simulations["control"]
+    said("*A point.* The odds are", whole, product, one["ratio"], of_one["ratio"])
+    shares = [(1 - x) / (1 - one["ratio"]) for x in (of_one["ratio"], draws[:, 0].mean().item())]
+    said("makes about half of what is missing", all(0.4 < x < 0.6 for x in shares))
+    said("*Two points.* The ratio falls to", *two[["ratio", "low", "high"]])
+    more = draws[:, 1]
+    assert len(more) == 5
+    said("The control's interval is", *of_two[["low", "high"]], 5, more.min(), more.max())
+    below = (odds(page)["high"] < odds(page, CONTROL)["low"]).all()
+    said("At each step the people's interval is below the control's", below)
+    said("it does not make the steady fall to", two["ratio"])
     probability = [x / (1 + x) for x in (product, whole)]
-    said("error is tiny: odds of", product, probability[0], whole, probability[1])
+    said("For a step of 1, odds of", product, probability[0], whole, probability[1])
     score = [math.log(two[name]) for name in ("product", "a : c")]
-    said("**The error as a score.** For a step of", 2, two["product"], score[0])
+    said("and grows with the step. For a step of", 2, two["product"], score[0])
     said("The people's odds are", two["a : c"], score[1])
+    said("it is tiny. For a step of", 1)
 
 
 def people_and_scales(said, page, counts):
@@ -1011,19 +1087,26 @@ def people_and_scales(said, page, counts):
     said("| B minus its mean: level + opinion |", *rows[1])
     square = rows.square().mean(1).tolist()
     assert square[0] == square[1]
-    said("each of the last two rows is", square[0], level.square().mean(), 0.5)
+    own = opinions.square().mean(1).tolist()
+    said("each of the last two rows is", square[0], level.square().mean(), own[0], 0.5)
+    assert own[0] == own[1]
+    said("rows, divided by their mean square", square[0])
+    product = (rows[0] * rows[1]).mean().item()
+    assert product == level.square().mean()
+    said("Only $l^2$ remains", product)
     said("The correlation of the two rows is also", 0.5, abs(rows.corrcoef()[0, 1] - 0.5) < 1e-6)
-    said("(The test draws", 40_000)
     same, opposite, across = correlations(page)
     said("*Next block*:", across, 0)
     said("*Both liked or both not*", same, abs(same - 1 / 3) < 0.04)
     said("*One liked, one not*:", opposite)
     one, two = shares_right(counts.sum(0)).tolist()
     said("The others are right on", one[0], two[0], one[2], two[2], one[1] > two[1])
+    halved = one[2] - two[2] < 0.5 * (one[0] - two[0])
+    said("So more than half of the difference comes from ties", halved)
     said("so the last three terms are", 0)
 
 
-def means_and_heads(said, page, by_chance):
+def means_and_heads(said, page, rated, by_chance):
     a, b = (4, -1, -1), (0, 0, 0)
     said("rate review A with", *a, *b)
     said("| mean rating |", sum(a) / 3, sum(b) / 3)
@@ -1034,20 +1117,30 @@ def means_and_heads(said, page, by_chance):
         mean_against_choices(tasks.reviews.pairs_within_films("reward", *band))
         for band in ((0, 0.5), (0.5, 8))
     )
-    against = names_after(page, "drawn = tasks")["against"].mean()
     said("They differ in", close, clear < 0.001)
-    said("of the others. (The", against)
+    apart = [abs(r.mean - torch.tensor(r.ratings).float().quantile(0.5).item()) for r in rated]
+    said("But for", sum(x < 0.5 for x in apart) / len(apart))
     said("About half of the", close, by_chance, 0.4 < by_chance / close < 0.6)
     joke = names_after(page, "rated = [")["three"][0].iloc[0]
     clear = sum(abs(x) >= 2 for x in joke["ratings"])
     said("most of its readers were far from", 0, clear > 0.7 * len(joke["ratings"]))
 
 
-def labelling(said, simulated_people, curve):
+def words_of(pairs):
+    """The words of the reviews of some pairs, as the model of section 8 counts them."""
+    words = CountVectorizer(token_pattern=r"\w+").build_analyzer()
+    return [
+        word for column in ("chosen", "rejected") for text in pairs[column] for word in words(text)
+    ]
+
+
+def labelling(said, simulated_people, curve, drawn, new):
     said("The next cell shows", 30)
     first = simulated_people.loc["with the crowd"].iloc[0]
-    said("one random rating of each review. Seven of the", 30, first.ties == 7)
-    said("pairs were ties. Of the other", first.pairs, first.agree, first.low, first.high, 30)
+    said(
+        "drew one rating of each review. Of", first.pairs, 7, first.agree, first.low, first.high, 30
+    )
+    assert first.ties == 7
     said(
         "The next figure shows how often the model is right on",
         4000,
@@ -1055,9 +1148,17 @@ def labelling(said, simulated_people, curve):
     )
     said("How often is it right after", 100, 1000)
     mean = curve.mean(0)
-    said("*Ten to a hundred clicks*:", *mean[:3])
-    said("*Three hundred clicks*:", mean[3], 0.53, curve[:, 3].min() > 0.53)
+    low, high = interval(curve[:, 2])
+    said("*Ten to a hundred clicks*:", *mean[:3], mean[2], low, high, len(curve))
+    assert all(interval(curve[:, i])[0] < 0.5 < interval(curve[:, i])[1] for i in range(3))
+    low, high = interval(curve[:, 3])
+    said("*Three hundred clicks*:", mean[3], low, high, low > 0.5)
     said("*A thousand clicks*:", mean[4])
+    known = [set(words_of(pairs[:100])) for pairs in drawn]
+    size = sum(map(len, known)) / len(known)
+    every = words_of(new)
+    missed = sum(word not in words for words in known for word in every) / len(every) / len(known)
+    said("Why so many? A hundred pairs have about", round(size, -2), 100, missed)
 
 
 def exercises_and_questions(said, page, drawn, better, ceilings_of_few, leak):
@@ -1082,6 +1183,10 @@ def exercises_and_questions(said, page, drawn, better, ceilings_of_few, leak):
     ends = (better.mean() - factor * error, better.mean() + factor * error)
     said("the 95 % interval is the mean ±", factor, *ends)
     said("So we cannot tell the difference from", 0, ends[0] < 0 < ends[1])
+    gap = (drawn[0]["chosen_mean"] - drawn[0]["rejected_mean"]).abs()
+    said("Their means differ by", gap[turn(drawn[0])].mean(), gap[~turn(drawn[0])].mean())
+    size = min(len(set(words_of(pairs))) for pairs in drawn)
+    said("noise is not the main problem:", len(drawn[0]), 6000, size > 6000)
     said("1. Alpha is", alphas(page)[0], alphas(page)[0])
     close, *_ = names_after(page, "pairs = tasks.reviews.pa")["ceilings"].values()
     said("the other people's means predict only", close)
@@ -1098,20 +1203,45 @@ def pairs_of_test_films():
     return tasks.reviews.pairs_within_films("test")
 
 
-def going_further(said, page, chance, simulations):
-    said("| Gumbel, equal for all reviews", simulations["gumbel"][1])
-    said("| normal, equal for all reviews |", simulations["equal"][1])
-    said("| normal, with the deviation", simulations["own"][1])
-    said("**Why are the simulated people above", 1)
+def going_further(said, page, films, chance, simulations):
+    said("plus Gumbel noise of size", 0.75, 0.75)
+    said("for which $e^r$ is", 9, 3, 1, 3 / 1, 9 / 3, 9 / 1)
+    found = []
+    for pair, a, b in (("close", 3, 1), ("distant", 9, 1)):
+        first, second = a / (a + 2 * b), b / (b + 2 * a)
+        found.append(first / second)
+        worked = (a, b, a, a, 2 * b, first, b, b, 2 * a, second)
+        said(f"| a {pair} pair,", *worked, 1 - first - second, found[-1])
+    once, twice = found
+    said("The odds of", 3, once)
+    said("So Bradley-Terry now predicts", once, once, once**2, 9, 9, twice, twice / once**2)
+    means = {kind: draws.mean(0) for kind, draws in simulations.items()}
+    said("| simulated people | ratio, a step of", 1, 2)
+    said("| Gumbel noise, the same for all reviews,", *means["continuous"])
+    said("| and rounded, ties dropped (the control) |", *means["control"])
+    said("| and the noise of each review", *means["unequal"])
+    said("| and one rating in a hundred is a random number from", -4, 4, *means["careless"])
+    said("| **our people** |", *odds(page).loc[[1.0, 2.0], "ratio"])
+    assert all(len(draws) == 5 for draws in simulations.values())
+    one, two = chance_differences(simulations)
+    said("Differences below", 0.02, 1, 0.1, 2, 0.01 < one < 0.02, 0.05 < two < 0.1)
+    ratio = odds(page).loc[1.0, "ratio"]
+    said("- For a small step, of", 1, means["unequal"][0] < ratio < means["control"][0])
+    sizes = [(~film.isnan()).sum(1) for film in films]
+    said("We measured each deviation with about", torch.cat(sizes).double().mean())
+    said("- For a large step, of", 2, means["unequal"][1] > odds(page).loc[2.0, "high"])
+    said("And the kind of noise matters: with normal noise the control has", *means["normal"])
     said("| one triple |", 2, 8, 16)
     said("| another triple |", 8, 2, 16)
     added = (2 / 3 + 8 / 9) / (1 / 3 + 1 / 9)
-    said("| shares added |", 2 / 3, 8 / 9, 1 / 3, 1 / 9, added, added, 16)
+    far = (16 / 17 + 16 / 17) / (1 / 17 + 1 / 17)
+    shares = (2 / 3, 8 / 9, 1 / 3, 1 / 9, added, 8 / 9, 2 / 3, 1 / 9, 1 / 3, added)
+    said("| shares added |", *shares, 16 / 17, 16 / 17, 1 / 17, 1 / 17, far)
     said("the product is", added**2, 16, 16 / added**2)
-    said("from, the ratio of every step lies between", 0.97, 1.01)
-    said("| our people |", odds(page).loc[1.0, "ratio"])
+    exact = exact_ratios(films)
+    said("the exact ratios lie between", exact.min(), exact.max())
     plug_in, labels, pairs = chance
-    said("to count the labels that choose it. On", len(pairs), plug_in)
+    said("We tried both ways on", len(pairs), 0.5, plug_in)
     said("Without the two ratings of the label we get", ceiling_of(labels, 0, 8, by=0))
     said("of *all* ratings differ by less than", 0.5, ceiling_of(labels, 0, 0.5, by=1))
     a, b = (3, 1), (1, 3)

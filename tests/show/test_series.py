@@ -92,6 +92,15 @@ def test_reference_lines_and_limits():
     assert [0.5, 0.5] in [list(line.get_ydata()) for line in figure.axes[0].lines]
 
 
+def test_few_steps_of_the_same_size_have_a_tick_each():
+    def ticks(x):
+        return show.lines({"a": range(len(x))}, x).axes[0].get_xticks().tolist()
+
+    assert ticks([0.5, 1, 1.5, 2]) == [0.5, 1, 1.5, 2]
+    assert ticks([0.1, 0.11, 2]) != [0.1, 0.11, 2]  # two names would overlap
+    assert all(tick == round(tick) for tick in ticks([1, 2, 3]))
+
+
 def test_log_axes_have_plain_numbers():
     figure = show.lines({"a": [0.5, 5, 50]}, [4, 64, 1024], log="xy")
     drawn(figure)
