@@ -36,8 +36,8 @@ from minirlhf.classroom import check
 # Lesson 14 had three repairs of DPO. There are many more, and every paper shows that its own is
 # better than DPO. This lab runs eleven of them. Then it changes the reference and the pairs.
 #
-# The notation is that of lesson 14. $c$ and $r$ are the log-ratios of the chosen and the rejected
-# response, and $h = c - r$. DPO pulls $h$ up, but less and less. *Imitation* is the loss
+# $c$ and $r$ are the log-ratios of the chosen and the rejected response ($d_c$ and $d_r$ in lesson
+# 14), and $h = c - r$. DPO pulls $h$ up, but less and less. *Imitation* is the loss
 # of supervised fine-tuning (SFT): the cross-entropy on the chosen response. Here is each loss in
 # one line. The formulas follow later.
 #
