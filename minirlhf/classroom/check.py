@@ -95,9 +95,9 @@ from minirlhf.classroom.lessons.lesson_13 import (
     state_value,
 )
 from minirlhf.classroom.lessons.lesson_14 import (
-    dpop_of_a_batch,
     gold_above_curve,
     gradient_of_pairs,
+    ipo_of_votes,
     orpo_loss,
     simpo_loss,
     slopes_of_a_pair,

@@ -36,10 +36,9 @@ from minirlhf.classroom import check
 # Every paper shows that its own repair is better than DPO. This lab runs eleven of them. Then it
 # changes the reference and the pairs.
 #
-# The notation is that of lesson 14. $c$ and $r$ are the log-ratios of the chosen and the rejected
-# response, and $h = c - r$. DPO pulls $h$ up, but less and less. *Imitation* is the loss
-# of supervised fine-tuning (SFT): the cross-entropy on the chosen response. Each loss
-# in one line:
+# $c$ and $r$ are the log-ratios of the chosen and the rejected response ($d_c$ and $d_r$ in lesson
+# 14), and $h = c - r$. DPO pulls $h$ up, but less and less. *Imitation* is the loss of supervised
+# fine-tuning (SFT): the cross-entropy on the chosen response. Each loss in one line:
 #
 # | loss | in one line | formula |
 # |---|---|---|

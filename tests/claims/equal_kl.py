@@ -73,11 +73,9 @@ def above(variant, per="response", other=None):
 
     Args:
         per: what KL is counted by, "response" or "token".
-        other: another variant, or several in a tuple, whose distances from the curve are then
-            subtracted.
+        other: another variant whose distance from the curve is then subtracted.
     """
-    others = (other,) if isinstance(other, str) else other or ()
-    ours = [measured("preference", v) for v in (variant, *others)]
+    ours = [measured("preference", v) for v in (variant, *([other] if other else []))]
     curve = [measured("betas", v) for v in BETAS]
     generator = torch.Generator().manual_seed(0)
     shape = ours[0][0].shape

@@ -418,9 +418,7 @@ DIFFERENT = {  # right answers written in another way
             + w[:, None] * w * (1 - s) * torch.nn.functional.softplus(b * (z[:, None] - z))
         ).sum()
     )(x),
-    "dpop_of_a_batch": lambda c, r, b, k: torch.nn.functional.softplus(
-        b * (r - c + k * torch.clamp(-c, min=0))
-    ),
+    "ipo_of_votes": lambda h, p, b: h**2 - (2 * p - 1) * h / b + 1 / (4 * b**2),
     "turn_log_ratio": lambda p, q, m: torch.stack(
         [(a[keep] - b[keep]).sum() for a, b, keep in zip(p, q, m, strict=True)]
     ),

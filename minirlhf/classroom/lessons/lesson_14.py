@@ -1,7 +1,7 @@
-"""Exercises of lessons 14 (who moves where, whose pairs, DPOP) and 14b (equal KL, losses)."""
+"""Exercises of lessons 14 (who moves where, whose pairs, IPO) and 14b (equal KL, losses)."""
 
 import torch
-from torch.nn.functional import logsigmoid, relu
+from torch.nn.functional import logsigmoid
 
 from minirlhf.classroom.exercise import Exercise
 from minirlhf.core.preference import orpo, simpo
@@ -189,47 +189,54 @@ gradient_of_pairs = Exercise(
 )
 
 
-def _ratios_case(g):
-    c, r = 4 * torch.randn(2, 6, generator=g)
-    c[0], c[1] = -3.0, 2.5  # some fell, some rose
-    return c, r, 0.05 + 0.2 * torch.rand((), generator=g).item(), 2.0
+def _votes_case(g):
+    share = torch.randint(0, 11, (6,), generator=g) / 10
+    share[0], share[1] = 1.0, 0.7  # votes that agree, and votes that do not
+    return 4 * torch.randn(6, generator=g), share, 0.05 + 0.2 * torch.rand((), generator=g).item()
 
 
-def _dpop_of(fallen):
-    return lambda c, r, b, p: -logsigmoid(b * (c - r - p * fallen(c, r)))
+def _ipo(h, share, target):
+    return share * (h - target) ** 2 + (1 - share) * (-h - target) ** 2
 
 
-dpop_of_a_batch = Exercise(
-    "dpop_of_a_batch",
-    ("c", "r", "beta", "penalty"),
-    _ratios_case,
-    _dpop_of(lambda c, r: relu(-c)),
+ipo_of_votes = Exercise(
+    "ipo_of_votes",
+    ("h", "share", "beta"),
+    _votes_case,
+    lambda h, p, b: _ipo(h, p, 1 / (2 * b)),
     {
-        "the bug is still there. On paper, take two pairs with c = 3 and c = -3. "
-        "Which of them should pay a penalty, and what does each pay here?": _dpop_of(
-            lambda c, r: relu(-c.mean())
+        "the bug is still there. On paper: beta = 0.1, h = 5, one vote for A and one for B. "
+        "What is the loss of each vote, what is their mean, and what does your line give?": (
+            lambda h, p, b: ((2 * p - 1) * h - 1 / (2 * b)) ** 2
         ),
-        "the penalty is a mean over the batch. Each pair pays for its own fall.": _dpop_of(
-            lambda c, r: relu(-c).mean()
+        "it stops at the right place. But its value differs from the mean over the votes by a "
+        "number that does not depend on h. Return the mean.": lambda h, p, b: (
+            (h - (2 * p - 1) / (2 * b)) ** 2
         ),
-        "every pair pays for the deepest fall of the batch. "
-        "Each pair pays for its own fall.": _dpop_of(lambda c, r: relu(-c.min())),
-        "the penalty has the wrong direction: it punishes a chosen response that "
-        "became *more* likely.": _dpop_of(lambda c, r: relu(c)),
-        "max(0, ...) is missing. Without it, a chosen response that became more likely is "
-        "rewarded for it without limit.": _dpop_of(lambda c, r: -c),
-        "the penalty is missing: this is DPO.": _dpop_of(lambda c, r: 0 * c),
-        "beta multiplies c - r only. The penalty is a part of h, so beta multiplies it, too.": (
-            lambda c, r, b, p: -logsigmoid(b * (c - r) - p * relu(-c))
+        "you took the majority as the label. The votes of the minority count, too.": (
+            lambda h, p, b: _ipo(h, (p > 0.5) + 0.5 * (p == 0.5), 1 / (2 * b))
         ),
-        "you punished the fall of the rejected response. "
-        "The rejected response is meant to fall.": _dpop_of(lambda c, r: relu(-r)),
-        "this is one number for the batch. Return the loss of each pair.": lambda *x: (
-            _dpop_of(lambda c, r: relu(-c))(*x).mean().expand_as(x[0])
+        "the votes for B are missing.": lambda h, p, b: p * (h - 1 / (2 * b)) ** 2,
+        "both terms are the loss of a vote for A. For a vote for B the sign of h changes, and the "
+        "target stays.": lambda h, p, b: (h - 1 / (2 * b)) ** 2,
+        "the two losses are added without weights. Weight each by its share of the votes.": (
+            lambda h, p, b: 2 * _ipo(h, 0.5, 1 / (2 * b))
+        ),
+        "the weights are exchanged: share belongs to the votes for A.": lambda h, p, b: _ipo(
+            h, 1 - p, 1 / (2 * b)
+        ),
+        "the target is not 1 / (2 beta). In Python, 1 / 2 * beta is beta / 2.": lambda h, p, b: (
+            _ipo(h, p, b / 2)
+        ),
+        "the target is twice as far as that of section 4.": lambda h, p, b: _ipo(h, p, 1 / b),
+        "beta multiplies h here. It stops at the right place, but this is not IPO's loss: "
+        "h stands in it alone.": lambda h, p, b: _ipo(b * h, p, 1 / 2),
+        "this is one number for the batch. Return the loss of each pair.": lambda h, p, b: (
+            _ipo(h, p, 1 / (2 * b)).mean().expand_as(h)
         ),
     },
-    differentiate=("c", "r"),
-    edges=((torch.tensor([-2000.0]), torch.tensor([0.0]), 0.1, 2.0),),
+    differentiate=("h",),
+    edges=((torch.tensor([5.0, 0.0]), torch.tensor([0.5, 0.0]), 0.1),),
 )
 
 
