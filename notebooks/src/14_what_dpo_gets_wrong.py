@@ -499,7 +499,7 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 # | *own reviews, once* | 2.65 | 1.40 | 0.30 [0.19, 0.41] | 0.23 [0.12, 0.33] |
 # | *online DPO* | 4.75 | 1.84 | 0.51 [0.37, 0.64] | 0.33 [0.19, 0.46] |
 #
-# - **IPO lies on DPO's curve**: its interval contains 0. At the same $\beta$ DPO has more gold, 1.39,
+# - **IPO cannot be told apart from DPO's curve**: its interval contains 0. At the same $\beta$ DPO has more gold, 1.39,
 #   but it also went further, 5.4 nats.
 # - **DPOP** is missing: at 0.3 nats it is left of the curve's end.
 # - **The three variants of section 3 lie above the curve.** Going further does not explain all of
@@ -510,9 +510,9 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 # much. Therefore we also divide each KL by the number of tokens. The three leads stay above 0.
 #
 # **What do own, fresh reviews add?** *Human reviews* and *online DPO* have the same judge. The lead of
-# online DPO is larger by 0.38 [0.19, 0.55], and with KL per token by 0.21 [0.03, 0.38]. So it has more
-# gold at equal KL. How much more depends on how you count the KL. ("Going further" says what else
-# differs.) Lesson 14b compares thirteen losses in this way.
+# online DPO is larger by 0.38 [0.19, 0.55], and with KL per token by 0.21 [0.03, 0.38]. The
+# second is not sure: three seeds are few for such an interval (lesson 14b). ("Going further" says what
+# else differs.) Lesson 14b compares thirteen losses in this way.
 
 # %% [markdown]
 # ## What to remember
@@ -850,7 +850,8 @@ show.lines(dict(zip(films, three_films(ipo_of_votes))), xlabel="step", ylabel="h
 # | both together | 0.38 [0.19, 0.55] | 0.21 [0.03, 0.38] |
 #
 # (Rounded numbers need not add up.) With KL per response, the interval of each step excludes 0. With
-# KL per token, only that of both together does. The labels also matter: *human reviews* differs from
+# KL per token, only that of both together does, and not with lesson 11b's factor for three seeds
+# (lesson 14b). The labels also matter: *human reviews* differs from
 # DPO in the labels only, and lies above DPO's curve. The labels of a reward model contradict each other
 # less than single votes.
 #
