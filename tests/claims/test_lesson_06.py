@@ -881,7 +881,7 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         apart = bool((further[1, -1] > further[0, -1]).all())
         for pair in (("eight epochs, no clip", "eight epochs"), ("no clip", "as it is")):
             apart = apart and mean(runs, pair[0], "kl") > mean(runs, pair[1], "kl")
-        said("But without the clip the policy also moves further", apart)
+        said("What is left at equal KL", apart)
         spared = (clip - free)[below, -1] > -0.7 * free[below, -1]
         said("the clip prevents most of the rare damage", bool(spared.all()))
         ends = free[below, -1].sort().values
@@ -979,29 +979,33 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         )
         said("But their KL is", reached[1], as_it_is.kl)
         as_far = abs(reached[0] / reached[1] - 1) < 0.1
-        said("*Two* epochs with the coefficient", 0.25, reached[0], quarter.gold, as_far)
+        said(
+            "*Two* epochs with the coefficient 0.25 go as far, to", reached[0], quarter.gold, as_far
+        )
+        said("1.8. *Two* epochs with the coefficient", 0.25)
         shorter = [mean(runs, v, "length") for v in ("kl_coef 0.25", "eight epochs")]
         varied = [mean(runs, v, "distinct_2") for v in ("kl_coef 0.25", "eight epochs")]
         worse = max(shorter) < as_it_is.length - 2
         worse = worse and max(varied) < mean(runs, "as it is", "distinct_2") - 0.1
         said("In both, the reviews are shorter and less varied", worse)
-        tenth = runs[runs.variant == "kl_coef 0.1"][["kl", "gold"]].mean()
+        tenth = runs[runs.variant == "kl_coef 0.1"][["kl", "gold", "distinct_2"]].mean()
         said("none of our runs without the clip ends at a KL of", reached[1])
-        said("But *two* epochs with the coefficient", 0.1, tenth.kl, tenth.gold)
+        said("4.2. *Two* epochs with the coefficient", 0.1, tenth.kl, tenth.gold)
+        alike = mean(runs, "eight epochs, no clip", "distinct_2")
+        said("But their reviews are nearly as alike:", tenth.distinct_2, alike)
         assert tenth.kl > kls["eight epochs, no clip"]
         first = [
-            h[(h.variant == v) & (h.step == 1)].kl.mean()
-            for h, v in ((logged, "eight epochs, no clip"), (leash, "kl_coef 0.1"))
+            logged[(logged.variant == v) & (logged.step == 1)].kl.mean()
+            for v in ("eight epochs, no clip", "eight epochs")
         ]
-        assert logged[(logged.variant == "as it is") & (logged.step == 1)].kl.mean() < 0.15
-        said("The collapsed runs took large steps:", *first)
+        said("the collapsed runs moved", *first)
         said("So the distance helped", quarter.gold > five["eight epochs"] > as_it_is.gold)
         said("- The coefficient", 0.25)  # on each of the three seeds: tested above
         said("Eight epochs with the clip reach", share.max(), share.idxmax())
         said("and still have a high gold", five["eight epochs"] > five["as it is"])
         said("no clear difference in gold", abs(five["no clip"] / five["as it is"] - 1) < 0.05)
-        said("The KL jumps above", sick.kl.min() < 10 < sick.kl.max())
-        said("The KL jumps above", 10)
+        said("The KL climbs above", sick.kl.min() < 10 < sick.kl.max())
+        said("The KL climbs above", 10)
         said("The responses shrink to", sick_end["length"], sick_start.entropy, sick_end.entropy)
         many = inspect.signature(evaluate.distinct_n).parameters["budget"].default
         said("*Different pairs* is a share of", many)
