@@ -256,7 +256,7 @@ first.round(3)
 # - *A* is a likely first word. *dull* is a surprise: its probability is about 0.002.
 # - The fifth row is EOS. To stop is a decision, and the policy learns it like every other.
 # - The last four rows are padding, because the second review is longer. Their log-probabilities mean
-#   nothing. (They are equal, because the model reads the same at each of them.) The **response mask** is
+#   nothing. (They are equal, because their inputs are the same.) The **response mask** is
 #   true at real tokens, and false at padding.
 # - Padding and EOS are the same token in this model. Only the column *real* tells them apart. So the
 #   mask must come from the lengths: `ids != pad` would also drop the real EOS.
