@@ -478,7 +478,7 @@ show.texts(experiments.samples(runs, compared).head(3))  # of the first seed
 # |---|---|---|---|
 # | reviews, eight epochs | gold 1.76, KL 4.2 | gold 1.42, KL 6.7: collapsed | the clip prevents a collapse |
 # | reviews, two epochs | gold 1.36, KL 1.8 | gold 1.41, KL 2.3 | no clear difference in gold |
-# | small world: one batch of 4 used 60 times, 40 such batches | the true score rises by 0.12. It falls on 1 batch | it rises by 0.82. It falls on 2 batches | the clip prevents most of the rare damage, and costs most of the gain |
+# | small world: one batch of 4 used 60 times, 40 such batches | the true score rises by 0.12. It falls on 1 batch | it rises by 0.82. It falls on 2 batches | the clip costs most of the gain. One or two falls are too few to compare |
 #
 # **What is left at equal KL?**
 #
@@ -513,14 +513,14 @@ show.texts(experiments.samples(runs, compared).head(3))  # of the first seed
 #
 # | part | what it is for | what this course shows | what it does not show |
 # |---|---|---|---|
-# | critic | a baseline for each token: less spread | a right critic saves samples, a wrong one can be worse than none (small world, lesson 05) | that it pays for language models. On reviews we have no run without one. On arithmetic a plain baseline solves more: 73 % against 70 % |
+# | critic | a baseline for each token: less spread | a right critic saves samples, a wrong one can be worse than none (small world, lesson 05) | that it pays for language models. On reviews we have no run without one. On arithmetic, runs with a critic solve 70 % and runs with a plain baseline 73 %: not told apart (lesson 05) |
 # | $\lambda = 0.95$ | between much bias (0) and much spread (1) | the best $\lambda$ depends on the critic and on the batch size (lesson 05, exercise 5) | that 0.95 is best: on reviews, 1 has the same gold |
-# | several epochs | more from each sample | two epochs have more gold than one, 1.36 against 1.21, from as many samples | that reuse helps at equal KL: more epochs also go further |
+# | several epochs | more from each sample | from as many samples, two epochs end with a gold of 1.36 and one with 1.21: no sure difference (−0.11 to 0.42) | that reuse helps at equal KL: more epochs also go further |
 # | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs | that it helps at equal KL, or at two epochs |
-# | KL penalty | keeps the policy where the reward model can be trusted | without it the KL grows to about 86 nats, and nearly all reviews are the same few words (exercise 5) | which coefficient is best. That depends on how much variety you want (lesson 07) |
+# | KL penalty | keeps the policy where the reward model can be trusted | without it the KL of the last batch is about 86 nats (on test films 91, lesson 07), and nearly all reviews are the same few words (exercise 5) | which coefficient is best. That depends on how much variety you want (lesson 07) |
 #
-# So critic and $\lambda$ are there against noise, clip and penalty against distance, and epochs save samples. None of
-# these choices is proved to be the best.
+# So critic and $\lambda$ are there against noise, clip and penalty against distance, and epochs to save samples. None of
+# these choices is proved best.
 
 # %% [markdown]
 # ## What to remember

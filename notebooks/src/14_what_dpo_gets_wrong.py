@@ -850,8 +850,8 @@ show.lines(dict(zip(films, three_films(ipo_of_votes))), xlabel="step", ylabel="h
 # | both together | 0.38 [0.19, 0.55] | 0.21 [0.03, 0.38] |
 #
 # (Rounded numbers need not add up.) With KL per response, the interval of each step excludes 0. With
-# KL per token, only that of both together does, and not with lesson 11b's factor for three seeds
-# (lesson 14b). The labels also matter: *human reviews* differs from
+# KL per token, only that of both together does. With lesson 11b's factor for three seeds, two of the
+# six exclude 0: own reviews, and both together, per response. The labels also matter: *human reviews* differs from
 # DPO in the labels only, and lies above DPO's curve. The labels of a reward model contradict each other
 # less than single votes.
 #

@@ -15,7 +15,17 @@ from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.loops import DPOConfig, train_dpo
 from minirlhf.loops.losses import LOSSES as ALL_LOSSES
 from minirlhf.loops.online import OnlineConfig
-from tests.claims.equal_kl import COMPARED, DRAWS, HUMAN, ONCE, above, mean, recorded
+from tests.claims.equal_kl import (
+    COMPARED,
+    DRAWS,
+    HUMAN,
+    ONCE,
+    above,
+    by_student,
+    mean,
+    recorded,
+    seed_by_seed,
+)
 from tests.claims.prose import lesson
 
 LOSSES = {name: ALL_LOSSES[name] for name in COMPARED}
@@ -743,6 +753,15 @@ def equal_kl(said, runs):
         numbers = [x for per in ("response", "token") for x in above(variant, per, other)]
         said(f"| {label} |", *numbers)
     said("the interval of each step excludes", 0)
+    steps = ((ONCE, HUMAN), ("online-dpo", ONCE), ("online-dpo", HUMAN))
+    left = [
+        (pair, per)
+        for per in ("response", "token")
+        for pair in steps
+        if by_student(seed_by_seed(pair[0], per, pair[1]))[0] > 0
+    ]
+    assert left == [(steps[0], "response"), (steps[2], "response")]
+    said("two of the six exclude", 0)
     both = [above("online-dpo", per, HUMAN) for per in ("response", "token")]
     said("The lead of online DPO is larger by", *both[0], *both[1])
     assert above(ONCE, other=HUMAN)[1] > 0 and above("online-dpo", other=ONCE)[1] > 0

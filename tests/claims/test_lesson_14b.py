@@ -453,11 +453,6 @@ def test_two_lead_people_with_the_same_labels_by_response_and_not_surely_by_toke
     assert above("online-dpo", "token", HUMAN)[1] > 0 > above(ONCE, "token", HUMAN)[1]
 
 
-def test_the_factor_is_students():
-    quantile = STUDENT / math.sqrt(2 + STUDENT**2)  # of two degrees of freedom, in closed form
-    assert (1 + quantile) / 2 == pytest.approx(0.975, abs=1e-9)
-
-
 def test_best_of_eight_does_not_lead_by_more_than_luck():
     for per in ("response", "token"):
         _, low, high = above(IMITATED, per, HUMAN)

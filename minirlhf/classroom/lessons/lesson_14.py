@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from minirlhf.classroom.exercise import Exercise
-from minirlhf.core.preference import orpo, simpo
+from minirlhf.core.preference import ipo, orpo, simpo
 
 
 def _runs_case(g):
@@ -195,15 +195,16 @@ def _votes_case(g):
     return 4 * torch.randn(6, generator=g), share, 0.05 + 0.2 * torch.rand((), generator=g).item()
 
 
-def _ipo(h, share, target):
-    return share * (h - target) ** 2 + (1 - share) * (-h - target) ** 2
+def _ipo(h, share, beta):
+    for_a, for_b = (ipo(x, 0 * h, 0 * h, 0 * h, beta=beta) for x in (h, -h))
+    return share * for_a + (1 - share) * for_b
 
 
 ipo_of_votes = Exercise(
     "ipo_of_votes",
     ("h", "share", "beta"),
     _votes_case,
-    lambda h, p, b: _ipo(h, p, 1 / (2 * b)),
+    _ipo,
     {
         "the bug is still there. On paper: beta = 0.1, h = 5, one vote for A and one for B. "
         "What is the loss of each vote, what is their mean, and what does your line give?": (
@@ -214,25 +215,25 @@ ipo_of_votes = Exercise(
             (h - (2 * p - 1) / (2 * b)) ** 2
         ),
         "you took the majority as the label. The votes of the minority count, too.": (
-            lambda h, p, b: _ipo(h, (p > 0.5) + 0.5 * (p == 0.5), 1 / (2 * b))
+            lambda h, p, b: _ipo(h, (p > 0.5) + 0.5 * (p == 0.5), b)
         ),
         "the votes for B are missing.": lambda h, p, b: p * (h - 1 / (2 * b)) ** 2,
         "both terms are the loss of a vote for A. For a vote for B the sign of h changes, and the "
         "target stays.": lambda h, p, b: (h - 1 / (2 * b)) ** 2,
         "the two losses are added without weights. Weight each by its share of the votes.": (
-            lambda h, p, b: 2 * _ipo(h, 0.5, 1 / (2 * b))
+            lambda h, p, b: 2 * _ipo(h, 0.5, b)
         ),
         "the weights are exchanged: share belongs to the votes for A.": lambda h, p, b: _ipo(
-            h, 1 - p, 1 / (2 * b)
+            h, 1 - p, b
         ),
         "the target is not 1 / (2 beta). In Python, 1 / 2 * beta is beta / 2.": lambda h, p, b: (
-            _ipo(h, p, b / 2)
+            _ipo(h, p, 1 / b)
         ),
-        "the target is twice as far as that of section 4.": lambda h, p, b: _ipo(h, p, 1 / b),
+        "the target is twice as far as that of section 4.": lambda h, p, b: _ipo(h, p, b / 2),
         "beta multiplies h here. It stops at the right place, but this is not IPO's loss: "
-        "h stands in it alone.": lambda h, p, b: _ipo(b * h, p, 1 / 2),
+        "h stands in it alone.": lambda h, p, b: _ipo(b * h, p, 1.0),
         "this is one number for the batch. Return the loss of each pair.": lambda h, p, b: (
-            _ipo(h, p, 1 / (2 * b)).mean().expand_as(h)
+            _ipo(h, p, b).mean().expand_as(h)
         ),
     },
     differentiate=("h",),
