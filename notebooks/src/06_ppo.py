@@ -51,8 +51,8 @@ from minirlhf.classroom import FAST, check
 # A ratio of 1.5 means that the token has become 50 % more likely.
 #
 # The **advantage** $A_t$ (lesson 05) says how much better the token was than what $\pi_{\text{old}}$ would write there
-# on average. It is positive for a good token and negative for a bad one. Nobody knows it, so PPO uses an
-# estimate. Lesson 05 marks estimates with a hat, $\hat A_t$ and $\hat V$. From here on we leave out the hat.
+# on average. It is positive for a good token and negative for a bad one. Nobody knows it, so PPO uses the
+# estimate of lesson 05, $\hat A_t$. (A hat marks an estimate. Later lessons leave it out.)
 
 # %% [markdown]
 # ## 2. Why the ratio, and why stay close?
@@ -119,7 +119,7 @@ from minirlhf.classroom import FAST, check
 #
 # How does PPO stay near the old policy? Its loss for one token is
 #
-# $$ L_t = -\min\big(\rho_t A_t,\; \text{clip}(\rho_t,\, 1-\epsilon,\, 1+\epsilon)\, A_t\big) . $$
+# $$ L_t = -\min\big(\rho_t \hat A_t,\; \text{clip}(\rho_t,\, 1-\epsilon,\, 1+\epsilon)\, \hat A_t\big) . $$
 #
 # The usual $\epsilon$ is 0.2. Then the clip leaves a ratio between 0.8 and 1.2 as it
 # is, and replaces any other by the nearer end.
@@ -129,8 +129,8 @@ from minirlhf.classroom import FAST, check
 #
 # | | $\rho < 0.8$ | $0.8 \le \rho \le 1.2$ | $\rho > 1.2$ |
 # |---|---|---|---|
-# | $A > 0$: the token was better than expected | ? | ? | ? |
-# | $A < 0$: the token was worse than expected | ? | ? | ? |
+# | $\hat A > 0$: the token was better than expected | ? | ? | ? |
+# | $\hat A < 0$: the token was worse than expected | ? | ? | ? |
 
 # %% tags=["predict"]
 ratio = torch.tensor([[0.5, 1.0, 1.5]])  # one response of three tokens
@@ -150,8 +150,8 @@ show.clip(eps=0.2)
 #
 # Two of the six cases have no gradient:
 #
-# - $A > 0$ and $\rho > 1.2$: the token was good, and it is already much more likely.
-# - $A < 0$ and $\rho < 0.8$: the token was bad, and it is already much less likely.
+# - $\hat A > 0$ and $\rho > 1.2$: the token was good, and it is already much more likely.
+# - $\hat A < 0$ and $\rho < 0.8$: the token was bad, and it is already much less likely.
 # </details>
 #
 # Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient. A token that loses its gradient in this way
@@ -164,7 +164,7 @@ show.clip(eps=0.2)
 # **Why the minimum?** Outside the range the clipped term is a constant, so it has no gradient. The loss is minus the
 # *smaller* term. Take care with negative terms: −0.8 is smaller than −0.6. Here are four tokens by hand:
 #
-# | token | ratio: new / old probability | $A$ | $\rho A$ | $\text{clip}(\rho) A$ | loss: minus the smaller |
+# | token | ratio: new / old probability | $\hat A$ | $\rho \hat A$ | $\text{clip}(\rho) \hat A$ | loss: minus the smaller |
 # |---|---|---|---|---|---|
 # | good, already up | 0.75 / 0.50 = 1.5 | 1 | 1.5 | 1.2 | −1.2, no gradient |
 # | good, but down | 0.30 / 0.50 = 0.6 | 1 | 0.6 | 0.8 | −0.6 |
@@ -193,7 +193,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # | model | what it does | starts as | trained? |
 # |---|---|---|---|
 # | **actor** $\pi$ | the policy: it writes the responses | the SFT model (supervised fine-tuning, lesson 03) | yes |
-# | **critic** $V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model | yes |
+# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model | yes |
 # | **reward model** | scores a finished response | itself | no |
 # | **reference** $\pi_{\text{ref}}$ | gives log-probabilities to compare with | a copy of the actor | no |
 #
@@ -207,7 +207,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # $\log \pi_{\text{old}}$, the log-probability of each token.
 #
 # **2. Ask the three other models.** They give one score per response, and $\log \pi_{\text{ref}}$ and the value
-# $V_t$ of each token.
+# $\hat V_t$ of each token.
 #
 # **3. Rewards.** The reward model makes errors: it gives high scores to some texts that are not even good
 # English. So each token also pays for moving away from the reference. Four words of lesson 00:
@@ -234,10 +234,10 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # critic predicted. Generalised advantage estimation (GAE) adds the later errors to it, from the last token to the
 # first:
 #
-# $$ \delta_t = r_t + \gamma V_{t+1} - V_t , \qquad A_t = \delta_t + \gamma\lambda\, A_{t+1} . $$
+# $$ \delta_t = r_t + \gamma \hat V_{t+1} - \hat V_t , \qquad \hat A_t = \delta_t + \gamma\lambda\, \hat A_{t+1} . $$
 #
-# After the last token, $V$ and $A$ are 0. We use $\gamma = 1$ and $\lambda = 0.95$. The **critic's target** is
-# $A_t + V_t$.
+# After the last token, $\hat V$ and $\hat A$ are 0. We use $\gamma = 1$ and $\lambda = 0.95$. The **critic's target** is
+# $\hat A_t + \hat V_t$.
 #
 # **5. Update.** An **epoch** is one pass over the batch. We make two. In each epoch the 64 responses are shuffled
 # and cut into two **minibatches** of 32, so one training step makes four updates. The actor's loss is that of section 3.
@@ -372,9 +372,9 @@ before[columns].head(3).round(4)
 # |---|---|---|
 # | log-ratio | −4.0061 + 4.2842 = 0.2781 | `batch.old_logprobs`, minus `ref_logprobs` |
 # | reward $r_t$ | −0.5 · 0.2781 = −0.1391 | `core.kl_shaped_rewards` |
-# | value $V_t$, and $V_{t+1}$ of *portrait* | 0.4984, and 0.4718 | `models.response_values` |
+# | value $\hat V_t$, and $\hat V_{t+1}$ of *portrait* | 0.4984, and 0.4718 | `models.response_values` |
 # | TD error $\delta_t$ | −0.1391 + 0.4718 − 0.4984 = −0.1657 | `core.gae` |
-# | advantage $A_t$ | −0.1657 + 0.95 · 0.6376 = 0.4400 | `core.gae`, from the end: *portrait* has 0.6376 |
+# | advantage $\hat A_t$ | −0.1657 + 0.95 · 0.6376 = 0.4400 | `core.gae`, from the end: *portrait* has 0.6376 |
 # | critic's target | 0.4400 + 0.4984 = 0.9384 | `core.gae` |
 # | ratio in update 2 | exp(−3.9914 + 4.0061) = 1.0148 | `logprobs`, minus `part.old_logprobs` |
 # | loss in update 2 | −1.015 · 0.440 = −0.447 | `core.ppo_clip`: nothing to clip |
@@ -595,15 +595,15 @@ check.clipped_share(clipped_share)
 # Section 3's figure draws what PPO maximises, which is minus the loss. Leave the figure as it is in four of
 # the six cases. In the other two it is flat. Make it fall there:
 #
-# - $A > 0$: to the right of $1+\epsilon$ it has the slope $-\alpha A$. So the new piece is
-#   $(1+\epsilon)A - \alpha A\,(\rho - 1 - \epsilon)$.
-# - $A < 0$: to the left of $1-\epsilon$ it has the slope $+\alpha |A|$, so it falls when the ratio *shrinks*.
+# - $\hat A > 0$: to the right of $1+\epsilon$ it has the slope $-\alpha \hat A$. So the new piece is
+#   $(1+\epsilon)\hat A - \alpha \hat A\,(\rho - 1 - \epsilon)$.
+# - $\hat A < 0$: to the left of $1-\epsilon$ it has the slope $+\alpha |\hat A|$, so it falls when the ratio *shrinks*.
 #
 # It must not jump at the end of the range. $\alpha$ can be any positive number, also above 1. Return the *loss*.
 # The arguments have the shapes of exercise 1. Return 0 where the mask is false.
 #
 # *Hint:* first draw both panels of section 3's figure on paper, with the new parts. What is the formula of the new piece
-# for $A < 0$? Which one expression, with the clipped ratio in it, gives both?
+# for $\hat A < 0$? Which one expression, with the clipped ratio in it, gives both?
 
 
 # %% tags=["exercise"]
@@ -641,11 +641,14 @@ check.pull_back_loss(pull_back_loss)
 
 
 # %% tags=["exercise", "solution"]
+world = core.World.random(3, 3, seed=0)
+start = world.ref_logits  # a row of logits for each prefix: the old policy
+old = world.logprobs(start)  # (15, 3): of each response, of each token
+
+
 def largest_ratio(loss):
     """The largest ratio after each update, and the true score after the last."""
-    world = core.World.random(3, 3, seed=0)
-    start, mask = world.ref_logits, world.response_mask
-    old, logits, path = world.logprobs(start), start, []
+    mask, logits, path = world.response_mask, start, []
     values, action_values = world.values(start)  # V of each prefix, Q of each word
     exact = (action_values - values[:, None])[world.visited, world.response_ids]
     for _ in range(61):
@@ -694,8 +697,8 @@ show.lines(
 
 # %% [markdown] tags=["solution"]
 # The minimum still chooses the right term in all six cases. Beyond the range, the falling line lies below
-# $\rho A$ on the side where PPO clips, and above it on the other side. That is why the difference
-# $\rho - \text{clip}(\rho)$ keeps its sign. With $-\alpha |A|\,|\rho - \text{clip}(\rho)|$ the line falls on both
+# $\rho \hat A$ on the side where PPO clips, and above it on the other side. That is why the difference
+# $\rho - \text{clip}(\rho)$ keeps its sign. With $-\alpha |\hat A|\,|\rho - \text{clip}(\rho)|$ the line falls on both
 # sides, and for $\alpha$ above 1 the minimum takes it on the wrong side, too. (Wang et al. 2019, *Truly proximal
 # policy optimization*, call the pull a rollback.)
 
@@ -861,7 +864,7 @@ measures = ["old_logprob", "logprob", "ratio", "advantage", "clipped"]
 show.microscope(after[place + measures], "ratio", text="all")
 
 # %% [markdown]
-# | token | $A_t$ | ratio before update 4 | ratio after it | what it shows |
+# | token | $\hat A_t$ | ratio before update 4 | ratio after it | what it shows |
 # |---|---|---|---|---|
 # | *or*, response 0 | 0.62 | 1.199 | 1.30 | clipped now. One update moved it beyond 1.2 |
 # | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after. A clipped token moves on, although update 4 does not even use its response |
@@ -881,12 +884,8 @@ show.microscope(after[place + measures], "ratio", text="all")
 #
 # **An unlucky batch.** What happens if one small batch is used 60 times? In the small world of exercise 3, the true
 # score can be computed, and compared with PPO's estimate. We draw 40 batches of 4 responses, each from the old policy.
-# The advantage of a response is its score minus the mean score of the other three.
-
-# %%
-world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
-start = world.ref_logits  # a row of logits for each prefix: the old policy
-old = world.logprobs(start)  # (15, 3): of each response, of each token
+# The advantage of a response is its score minus the mean score of the other three. (`world`, `start` and `old` are
+# those of exercise 3: run its last cell.)
 
 
 # %%
@@ -980,7 +979,7 @@ pd.DataFrame(changes).agg(["mean", "min"]).T.round(2)
 # **What `train_ppo` adds to the loop of section 4:**
 #
 # - *A clip for the critic.* With $T$ for the target and $c = 0.5$,
-#   $L^V = \tfrac12 \max\big((V - T)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - T)^2\big)$.
+#   $L^V = \tfrac12 \max\big((\hat V - T)^2,\, (\text{clip}(\hat V, \hat V_{\text{old}} - c, \hat V_{\text{old}} + c) - T)^2\big)$.
 #   A value that has moved by more than $c$ towards its target gets no gradient. Without it, the explained
 #   variance in the last training step is 0.63 instead of 0.65.
 # - *Whitening.* Without it, the gold is 1.35 instead of 1.36. The scale of the advantages has no effect here,
@@ -997,12 +996,12 @@ pd.DataFrame(changes).agg(["mean", "min"]).T.round(2)
 #
 # **PPO without a clip.** The PPO paper has a second form, with a penalty that grows
 # smoothly as the policy leaves the old one:
-# $L_t = -\rho_t A_t + b \,(\log \pi_{\text{old}} - \log \pi)_t$, with a coefficient $b$. The mean of the
+# $L_t = -\rho_t \hat A_t + b \,(\log \pi_{\text{old}} - \log \pi)_t$, with a coefficient $b$. The mean of the
 # bracket, over tokens that $\pi_{\text{old}}$ sampled, is the KL divergence
 # $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$. Another way is to stop the updates on a batch when this KL is large
 # (Spinning Up does).
 #
-# **Other libraries.** TRL and DeepSpeed-Chat clip the value at 0.2, OpenRLHF at 0.5 as here. If $A < 0$ and the ratio
+# **Other libraries.** TRL and DeepSpeed-Chat clip the value at 0.2, OpenRLHF at 0.5 as here. If $\hat A < 0$ and the ratio
 # is very large, so is the loss; verl bounds it by a second clip (*dual clip*).
 #
 # **References.** Schulman et al. 2017, *Proximal policy optimization algorithms* (sections 3 and 4).
