@@ -298,6 +298,7 @@ def test_a_killed_run_resumes_to_identical_weights(loop, when, tmp_path, monkeyp
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     path, whole = tmp_path / "training.safetensors", ppo()
 
@@ -323,6 +324,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_outside_a_training_step_still_stops(tmp_path):
     path = tmp_path / "training.safetensors"
     with pytest.raises(KeyboardInterrupt), Checkpoint(path):
@@ -353,6 +355,7 @@ def test_a_checkpoint_with_another_origin_is_refused(tmp_path):
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     def impatient(row):
         os.kill(os.getpid(), signal.SIGINT)
@@ -404,23 +407,15 @@ def test_a_checkpoint_without_a_path_saves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def handled(number):
-    """The signal's usual handler, also where the tests themselves run under nohup."""
-    before = signal.signal(number, signal.SIG_DFL)
-    yield signal.SIG_DFL
-    signal.signal(number, before)
-
-
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_other_signals_save_like_ctrl_c_and_have_an_exit_code_of_their_own(
-    number, handled, tmp_path
-):
+def test_other_signals_save_like_ctrl_c_and_have_an_exit_code_of_their_own(number, tmp_path):
     path, whole = tmp_path / "training.safetensors", sft()
+    before = signal.getsignal(number)
     with pytest.raises(Stopped, match="saved in") as stopped, Checkpoint(path) as checkpoint:
         sft(checkpoint=checkpoint, on_step=lambda row: os.kill(os.getpid(), number))
-    assert report(stopped.value) == 128 + number and signal.getsignal(number) is handled
+    assert report(stopped.value) == 128 + number and signal.getsignal(number) is before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert equal(whole, sft(checkpoint=Checkpoint(path, resume=True)))
     with pytest.raises(Stopped, match="nothing was saved") as stopped, Checkpoint():
@@ -468,6 +463,7 @@ def test_a_save_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 def test_a_run_stopped_on_a_full_disk_is_kept_elsewhere(tmp_path, monkeypatch):
     path, whole, save = tmp_path / "c.safetensors", sft(), files.save_file
 
