@@ -1,6 +1,7 @@
 """Shapes are enforced while testing: every annotation of minirlhf.core is checked at each call."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded after set-up
 if workers := os.environ.get(
@@ -18,6 +19,20 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 install_import_hook("minirlhf.core", "tests.typecheck.beartype")
+
+
+@pytest.fixture
+def usual_signals():
+    """Ctrl-C and SIGHUP act as usual, also where the tests run behind a `&` or under nohup."""
+    usual = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}  # no SIGHUP on Windows
+    before = {}
+    for name, handler in usual.items():
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

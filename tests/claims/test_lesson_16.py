@@ -180,16 +180,20 @@ def chick_of_the_page():
 
 @pytest.mark.slow
 def test_gold_stops_rising_while_the_proxy_rises(page):
-    """Section 5's run, with room for another processor's samples."""
+    """Section 5's run, with room for another processor's samples.
+
+    Gold is flat at the end, so its highest point can be anywhere there. From where it first comes
+    within 0.1 of it, the proxy rises by 1.3 to 5.4: four seeds of this run, three of the record.
+    """
     torch.set_num_threads(1)
     page["FAST"] = False
     exec(compile(code_of("16", "loops.train_group"), "section 5", "exec"), page)
     run = pd.DataFrame(page["log"])
     gold, proxy = (run[column].rolling(4).mean() for column in ("gold", "score"))
-    best = gold.idxmax()
-    assert 0.4 < gold[best] - run.gold[0] < 2
+    reached = (gold > gold.max() - 0.1).idxmax()
+    assert 0.4 < gold.max() - run.gold[0] < 2
     assert gold.iloc[-8:].max() < gold.iloc[:-8].max() + 0.1  # nothing more is gained
-    assert proxy.iloc[-1] > proxy[best] + 1
+    assert proxy.iloc[-1] > proxy[reached] + 1
     assert run.kl.iloc[-1] ** 0.5 > 3 * page["table"]["d"].iloc[-1]
 
 

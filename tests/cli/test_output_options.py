@@ -108,14 +108,12 @@ def test_a_lock_that_cannot_be_written_leaves_nothing(place, monkeypatch):
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("place_of_save", ["out", "kept"])
 def test_a_signal_during_the_last_save_waits_until_the_model_is_complete(
-    number, place_of_save, place, monkeypatch, capsys, request
+    number, place_of_save, place, monkeypatch, capsys
 ):
-    if signal.getsignal(number) is signal.SIG_IGN:  # as nohup leaves SIGHUP
-        signal.signal(number, signal.SIG_DFL)
-        request.addfinalizer(lambda: signal.signal(number, signal.SIG_IGN))
     before, save = signal.getsignal(number), sft.save
 
     def interrupted(*given, **options):
@@ -143,6 +141,7 @@ def test_a_signal_during_the_last_save_waits_until_the_model_is_complete(
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 def test_a_second_ctrl_c_ends_the_last_save(tmp_path):
     with pytest.raises(KeyboardInterrupt), terminal.saving(tmp_path, History()):
         os.kill(os.getpid(), signal.SIGINT)

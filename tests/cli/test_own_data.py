@@ -378,6 +378,7 @@ def test_the_code_of_the_page_on_teaching_says_not_yet(tiny, capsys):
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 def test_a_command_resumed_after_ctrl_c_gives_the_same_weights(tiny, tmp_path):
     def options(out):
         rows = data(tmp_path, ROWS)

@@ -298,6 +298,7 @@ def test_a_killed_run_resumes_to_identical_weights(loop, when, tmp_path, monkeyp
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     path, whole = tmp_path / "training.safetensors", ppo()
 
@@ -323,6 +324,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_outside_a_training_step_still_stops(tmp_path):
     path = tmp_path / "training.safetensors"
     with pytest.raises(KeyboardInterrupt), Checkpoint(path):
@@ -353,6 +355,7 @@ def test_a_checkpoint_with_another_origin_is_refused(tmp_path):
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     def impatient(row):
         os.kill(os.getpid(), signal.SIGINT)
@@ -405,6 +408,7 @@ def test_a_checkpoint_without_a_path_saves_nothing(tmp_path, monkeypatch):
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_save_like_ctrl_c_and_have_an_exit_code_of_their_own(number, tmp_path):
     path, whole = tmp_path / "training.safetensors", sft()
@@ -459,6 +463,7 @@ def test_a_save_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
 
 
 @needs_posix
+@pytest.mark.usefixtures("usual_signals")
 def test_a_run_stopped_on_a_full_disk_is_kept_elsewhere(tmp_path, monkeypatch):
     path, whole, save = tmp_path / "c.safetensors", sft(), files.save_file
 
