@@ -295,6 +295,7 @@ RUNS: dict[str, tuple[Callable, Callable]] = {
     "longer": (group_run_config, group_run),
     "dealt": (group_run_config, group_run),
     "hacking": (group_run_config, group_run),
+    "parts": (group_run_config, group_run),
     "planted": (planted_config, planted_run),
     "microscope": (ppo_config, microscope_run),
     "one_batch": (one_batch_config, one_batch_run),

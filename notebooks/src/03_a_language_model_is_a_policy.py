@@ -123,11 +123,8 @@ uniform = world.ref_logits
 # $$ Q(\text{start}, \text{bad}) = 0 + V(\text{bad}) = -1, \qquad
 # Q(\text{bad}, \text{bad}) = -2 + 0 = -2 . $$
 #
-# Lessons 04 and 05 build on this formula.
-#
 # **Predict.** The policy decides in two more states: after *good*, and at the *start*, where the
-# prefix is empty. Write down the $Q$ of each word in both states: six numbers. (One of them stands
-# above.) Then: what is $V$ of each?
+# prefix is empty. Write down the $Q$ of each word in both states: six numbers. Then: what is $V$ of each?
 
 # %% tags=["predict"]
 v, q = world.values(uniform)
@@ -178,7 +175,7 @@ assert torch.allclose(q_t - v_t, torch.tensor([1.0, -1.0]).double())
 
 # %% [markdown]
 # $V$, $Q$ and $A$ depend on the policy. If another one always writes *bad* after *good*, its $V$
-# there is 0 instead of 1. Exercise 2 compares the advantages under two policies.
+# there is 0 instead of 1.
 
 # %% [markdown]
 # ## 4. Which number belongs to which token
@@ -322,7 +319,7 @@ assert (other - sampled.old_logprobs).abs().max() > 0.5
 # ## 6. SFT: one training step
 #
 # The **surprise** at a token is minus its log-probability, $-\log \pi$. Its unit is the **nat**, the
-# unit of natural logarithms. The loss of SFT is the mean surprise at people's tokens:
+# unit of natural logarithms. The loss of SFT is the mean surprise at people's tokens (at the temperature 1):
 #
 # $$ L = -\frac{1}{N} \sum_{\text{responses}} \sum_t \log \pi(y_t \mid s_t) , $$
 #
@@ -430,8 +427,8 @@ show.texts(written.head(5))
 # even words. And nothing shows that this very small model knows the films.
 #
 # **SFT has taught it to stop.** The figure cannot show this, because reviews end at different
-# positions. So take EOS alone. How likely is it where a person ended the review? And how many of a
-# model's own responses, to the 76 test titles, have no EOS?
+# positions. So take EOS alone. How likely is it, at the temperature 1, where a person ended the review? And how many of a
+# model's own responses, to the 76 test titles and at 0.7, have no EOS?
 
 # %%
 eos = tokenizer.eos_token_id
@@ -463,7 +460,7 @@ pd.DataFrame(stops).T.astype(float).round(2)
 # | number | 4 | 1 | 5 | 1 | 2 | 3 | 4 |
 # | its score | 2 | 0 | 1 | 0 | −2 | −1 | 0 |
 #
-# Their mean score is $(8 + 0 + 5 + 0 - 4 - 3 + 0)/20 = 0.3$. Now train a policy with SFT's loss,
+# Their mean score is $(8 + 0 + 5 + 0 - 4 - 3 + 0)/20 = 0.3$. This is $V$ of the start, for people as the policy. Now train a policy with SFT's loss,
 # until it does not change any more:
 
 # %%

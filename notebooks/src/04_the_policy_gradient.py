@@ -188,7 +188,7 @@ pd.DataFrame(by_hand.numpy(), ["start", "good", "bad"], world.vocab).round(2)
 # The sum runs over all words $a$. In words: probabilities sum to 1 whatever the parameters are, so
 # the pushes after one prefix cancel on average. The rewards before token $t$ are fixed once $s_t$ is
 # known. A fixed number times zero is zero, after every prefix. So the earlier rewards do not change
-# the mean gradient, only its spread. Here they raise it.
+# the mean gradient, only its spread. Here they raise it (section 8).
 
 # %%
 rewards_good_bad = torch.tensor([[1.0, -1.0]])
@@ -265,7 +265,8 @@ for advantages, good, bad in (
 #
 # What does the batch mean do to the gradient? In a batch of four it leaves for the first response
 #
-# $$ r_1 - \tfrac14 (r_1 + r_2 + r_3 + r_4) = \tfrac34\, r_1 - \tfrac14 (r_2 + r_3 + r_4) . $$
+# $$ r(y_1) - \tfrac14 \big(r(y_1) + r(y_2) + r(y_3) + r(y_4)\big)
+# = \tfrac34\, r(y_1) - \tfrac14 \big(r(y_2) + r(y_3) + r(y_4)\big) . $$
 #
 # The part with the other three scores is a baseline: it changes nothing on average. What remains is
 # 3/4 of the own score. So the mean estimate is $\frac34 \nabla J$, and $\frac{B-1}{B} \nabla J$ in a
@@ -280,7 +281,7 @@ for advantages, good, bad in (
 # and $r_t$ is 0 here), so its advantage $Q - V$ is 1. The responses that begin with *good* have the
 # returns 2, 0 and 1, and $V$ is 0. So $G_t - V$ is 2, 0 or 1, depending on how the response goes on.
 # The mean is 1: the advantage. In general, $G_t - V(s_t)$ is a **sample of the advantage** $Q - V$.
-# The sample, too, is usually called advantage, and written $A_t$.
+# Lesson 05 writes such a sample $\hat A_t$.
 #
 # All these numbers belong to the policy that sampled the batch. So REINFORCE samples again before
 # each update.

@@ -56,77 +56,14 @@ from minirlhf.classroom import FAST, check
 # - $\hat A_t$ is the estimated **advantage** of token $t$. If it is positive, training makes the
 #   token more likely. If it is negative, less likely.
 #
-# A hat marks an *estimate*. The true value and advantage are $V$ and $A_t$ (section 2).
+# A hat marks an *estimate*. The true value and advantage are $V$ and $A_t$ (section 3).
 #
 # In words: the TD error is what the critic learned from one token. GAE adds what it learned from
-# the later tokens, because the critic may see only later what this token has done (section 3). The
+# the later tokens, because the critic may see only later what this token has done (section 2). The
 # weights fall: $\lambda$, $\lambda^2$, and so on (for $\gamma = 1$).
 
 # %% [markdown]
-# ## 2. Where the formula comes from
-#
-# Lessons 03 and 04 define these quantities for a policy:
-#
-# | symbol | name | what it is |
-# |---|---|---|
-# | $G_t$ | return | the sum of the rewards from token $t$ on: $r_t + \gamma r_{t+1} + \gamma^2 r_{t+2} + \dots$ |
-# | $V(s_t)$ | value | the mean of $G_t$, when the policy continues after $s_t$ |
-# | $Q(s_t, y_t)$ | | the same mean, when the next token is $y_t$ |
-# | $A_t = Q(s_t, y_t) - V(s_t)$ | advantage | how much better $y_t$ is than what the policy writes there on average |
-#
-# Nobody knows the true advantage. Lesson 04 estimates it by $G_t - V(s_t)$. Over many responses with
-# $y_t$ after $s_t$, the mean of this is the advantage. But in one response it depends on all tokens
-# that happen to come later.
-#
-# **One token ahead.** The TD error does not look at the later tokens. Suppose that the critic is right:
-# $\hat V = V$. Lesson 03 has the identity $Q(s_t, y_t) = r_t + V(s_{t+1})$: after token $y_t$ the
-# prefix is $s_{t+1}$. With a discount,
-#
-# $$ Q(s_t, y_t) = r_t + \gamma V(s_{t+1}), \qquad\text{so}\qquad
-# A_t = r_t + \gamma V(s_{t+1}) - V(s_t) = \delta_t . $$
-#
-# In words: with the true value, the TD error *is* the advantage. So a critic for $V$ is enough.
-#
-# **Two tokens ahead.** We can also wait for two rewards, and only then use the critic. This is the
-# sum of two TD errors:
-#
-# $$ \hat A_t^{(2)} = r_t + \gamma r_{t+1} + \gamma^2 \hat V(s_{t+2}) - \hat V(s_t)
-# = \delta_t + \gamma\,\delta_{t+1} . $$
-#
-# One TD error contains $+\gamma \hat V(s_{t+1})$, the other $-\gamma \hat V(s_{t+1})$. They cancel.
-#
-# **$n$ tokens ahead.** In the same way
-# $\hat A_t^{(n)} = \delta_t + \gamma\,\delta_{t+1} + \dots + \gamma^{n-1}\delta_{t+n-1}$. It is
-# called the **n-step** estimate. For $n = 1$ it is the TD error. If the response ends within these $n$
-# tokens, all rewards are in the sum, and $\hat V$ after them is 0. Then it is $G_t - \hat V(s_t)$.
-#
-# **All at once.** Which $n$ is best? GAE takes a weighted mean of all of them. The longer the
-# estimate, the smaller its weight:
-#
-# $$ \hat A_t = (1-\lambda)\,\hat A_t^{(1)} + (1-\lambda)\lambda\,\hat A_t^{(2)} +
-# (1-\lambda)\lambda^2\,\hat A_t^{(3)} + \dots $$
-#
-# For $\lambda = 0.5$ the weights are 1/2, 1/4, 1/8 and so on. For every $\lambda$ below 1 they sum
-# to 1.
-#
-# This mean is a sum of TD errors. How much of each one is in it?
-#
-# - $\delta_t$ is in all the estimates. Their weights sum to 1.
-# - $\gamma\,\delta_{t+1}$ is in all but the first. The first has the weight $1-\lambda$, so the weights
-#   of the others sum to $\lambda$.
-# - $\gamma^2\,\delta_{t+2}$ is in all but the first two. The second has the weight
-#   $(1-\lambda)\lambda$, so those of the others sum to $\lambda - (1-\lambda)\lambda = \lambda^2$.
-#
-# So each later TD error has one $\lambda$ more, as in section 1:
-#
-# $$ \hat A_t = \delta_t + \gamma\lambda\,\delta_{t+1} + (\gamma\lambda)^2\,\delta_{t+2} + \dots
-# = \delta_t + \gamma\lambda\,\hat A_{t+1} . $$
-#
-# - $\lambda = 0$ gives the TD error $\delta_t$.
-# - $\lambda = 1$ gives the sum of all TD errors, $G_t - \hat V(s_t)$.
-
-# %% [markdown]
-# ## 3. Three tokens on paper
+# ## 2. Three tokens on paper
 #
 # The response is *Not bad* and an end token (EOS). Its score is 1, and $\gamma = 1$. Before *Not*
 # the critic predicts 0.5. After *Not* it expects a bad review, and predicts −0.5. After *Not bad*
@@ -166,9 +103,73 @@ for lam in (0, 1):
 # <details><summary>What you should see</summary>
 #
 # - $\lambda = 0$: these are the TD errors, −1, 2 and −0.5. *Not* is blamed.
-# - $\lambda = 1$: the return is 1 at every token, so the advantages are 1 − 0.5 = 0.5, 1 + 0.5 =
-#   1.5 and 1 − 1.5 = −0.5. Now *Not* is praised: the response ended better than predicted.
+# - $\lambda = 1$: all later TD errors count in full. *Not* has −1 + 2 − 0.5 = 0.5, which is the score
+#   minus the prediction, 1 − 0.5. Now *Not* is praised: the response ended better than predicted.
 # </details>
+
+# %% [markdown]
+# ## 3. Where the formula comes from
+#
+# Lessons 03 and 04 define these quantities for a policy:
+#
+# | symbol | name | what it is |
+# |---|---|---|
+# | $G_t$ | return | the sum of the rewards from token $t$ on: $r_t + \gamma r_{t+1} + \gamma^2 r_{t+2} + \dots$ |
+# | $V(s_t)$ | value | the mean of $G_t$, when the policy continues after $s_t$ |
+# | $Q(s_t, y_t)$ | | the same mean, when the next token is $y_t$ |
+# | $A_t = Q(s_t, y_t) - V(s_t)$ | advantage | how much better $y_t$ is than what the policy writes there on average |
+#
+# Nobody knows the true advantage. Lesson 04 estimates it by $G_t - V(s_t)$. Over many responses with
+# $y_t$ after $s_t$, the mean of this is the advantage. But in one response it depends on all tokens
+# that happen to come later.
+#
+# **One token ahead.** The TD error does not look at the later tokens. Suppose that the critic is right:
+# $\hat V = V$. Lesson 03 has the identity $Q(s_t, y_t) = r_t + V(s_{t+1})$: after token $y_t$ the
+# prefix is $s_{t+1}$. With a discount,
+#
+# $$ Q(s_t, y_t) = r_t + \gamma V(s_{t+1}), \qquad\text{so}\qquad
+# A_t = r_t + \gamma V(s_{t+1}) - V(s_t) = \delta_t . $$
+#
+# In words: with the true value, the TD error *is* the advantage. So a critic for $V$ is enough.
+#
+# **Two tokens ahead.** We can also wait for two rewards, and only then use the critic. This is the
+# sum of two TD errors:
+#
+# $$ \hat A_t^{(2)} = r_t + \gamma r_{t+1} + \gamma^2 \hat V(s_{t+2}) - \hat V(s_t)
+# = \delta_t + \gamma\,\delta_{t+1} . $$
+#
+# One TD error contains $+\gamma \hat V(s_{t+1})$, the other $-\gamma \hat V(s_{t+1})$. They cancel. For *Not*:
+# 0 + 0 + 1.5 − 0.5 = −1 + 2.
+#
+# **$n$ tokens ahead.** In the same way
+# $\hat A_t^{(n)} = \delta_t + \gamma\,\delta_{t+1} + \dots + \gamma^{n-1}\delta_{t+n-1}$. It is
+# called the **n-step** estimate. For $n = 1$ it is the TD error. If the response ends within these $n$
+# tokens, all rewards are in the sum, and $\hat V$ after them is 0. Then it is $G_t - \hat V(s_t)$.
+#
+# **All at once.** Which $n$ is best? GAE takes a weighted mean of all of them. The longer the
+# estimate, the smaller its weight:
+#
+# $$ \hat A_t = (1-\lambda)\,\hat A_t^{(1)} + (1-\lambda)\lambda\,\hat A_t^{(2)} +
+# (1-\lambda)\lambda^2\,\hat A_t^{(3)} + \dots $$
+#
+# For $\lambda = 0.5$ the weights are 1/2, 1/4, 1/8 and so on. For every $\lambda$ below 1 they sum
+# to 1.
+#
+# This mean is a sum of TD errors. How much of each one is in it?
+#
+# - $\delta_t$ is in all the estimates. Their weights sum to 1.
+# - $\gamma\,\delta_{t+1}$ is in all but the first. The first has the weight $1-\lambda$, so the weights
+#   of the others sum to $\lambda$.
+# - $\gamma^2\,\delta_{t+2}$ is in all but the first two. The second has the weight
+#   $(1-\lambda)\lambda$, so those of the others sum to $\lambda - (1-\lambda)\lambda = \lambda^2$.
+#
+# So each later TD error has one $\lambda$ more, as in section 1:
+#
+# $$ \hat A_t = \delta_t + \gamma\lambda\,\delta_{t+1} + (\gamma\lambda)^2\,\delta_{t+2} + \dots
+# = \delta_t + \gamma\lambda\,\hat A_{t+1} . $$
+#
+# - $\lambda = 0$ gives the TD error $\delta_t$.
+# - $\lambda = 1$ gives the sum of all TD errors, $G_t - \hat V(s_t)$.
 
 # %% [markdown]
 # ## 4. What lambda trades
@@ -464,12 +465,12 @@ show.token_strips(strips)
 #   best is 0. For a wrong one, see exercise 5 and question 8.
 # - **It depends on the length.** At 0.95, a TD error that comes 100 tokens later counts less than 1 %.
 #   So in a long response the first tokens learn of the score only through the critic.
-# - **It is older than RLHF.** The paper that introduced GAE taught simulated robots to walk. Values a
-#   little below 1 worked best.
+# - **It is older than RLHF.** GAE first taught simulated robots to walk. Values a little below 1
+#   were best.
 # - **Our recorded runs** on reviews show no difference in score between 0.95 and 1 ("Going
 #   further").
 #
-# So nothing on this page shows that 0.95 is better than 1. We use it because it is usual.
+# So nothing here shows that 0.95 is better than 1. It is usual.
 
 # %% [markdown]
 # ## What to remember
@@ -841,7 +842,7 @@ experiments.shown(runs, columns, by="lambda")
 # $\lambda = 0.95$ the first value is between −0.48 and −0.13. The critic is the same: only the target
 # is nearer to its prediction.
 #
-# **Critic or mean score?** On reviews we have no run without a critic. On arithmetic problems (lesson 11),
+# **Critic or mean score?** On reviews three runs of each cannot tell (lesson 06, section 9). On arithmetic problems (lesson 11),
 # REINFORCE with critic and GAE solves 70 % of the problems at the first try. With the mean score of
 # earlier batches as its baseline it solves 73 %, with as many samples. Each is a mean of three runs, and
 # the 95 % interval of the difference goes from −6.0 to +0.2 percentage points. It includes 0. And the

@@ -412,7 +412,7 @@ def best_lambda_for(batch_size, share):
 
 
 def on_paper(said):
-    """Section 3: three tokens, from the last to the first."""
+    """Section 2: three tokens, from the last to the first. Section 3 adds up two TD errors."""
     earned, values = (0, 0, 1), (0.5, -0.5, 1.5)
     deltas = [r + b - a for r, a, b in zip(earned, values, (*values[1:], 0), strict=True)]
     last = deltas[2]
@@ -428,8 +428,11 @@ def on_paper(said):
     said("| EOS |", earned[2], values[2], *signed(terms, 2), last + values[2])
     said("*Not* lowered the prediction by", -deltas[0], deltas[0], deltas[1], 0, abs(first) < 0.2)
     said("these are the TD errors,", *deltas)
-    went = [(1, abs(v), 1 - v) for v in values]
-    said("the return is", 1, *went[0], *went[1], *went[2])
+    total = sum(deltas)
+    assert total == earned[2] - values[0]
+    said("count in full. *Not* has", *deltas[:2], -deltas[2], total, earned[2], values[0])
+    assert earned[0] + earned[1] + values[2] - values[0] == deltas[0] + deltas[1]
+    said("They cancel. For *Not*:", *earned[:2], values[2], values[0], *deltas[:2])
 
 
 def signed(terms, *places):
@@ -513,7 +516,7 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
         said("- **It depends on the length.** At", config.lam)
         said("Values a little below", 1)
         said("on reviews show no difference in score between", config.lam, 1)
-        said("nothing on this page shows that", config.lam, 1)
+        said("nothing here shows that", config.lam, 1)
         said("In a short response", config.lam, 1)
         # the microscope, in "Going further"
         said("There is no penalty in this lesson, so it is", 0)

@@ -238,6 +238,10 @@ PRACTISED = {  # each kind of run of lesson 10 and 11, a step long
         name: {"task": "reviews", "row": name, "given": SHORT | {"kl": KLConfig(kl_coef=0.1)}}
         for name in ("dr-grpo", "ppo")
     },
+    "parts": {
+        "REINFORCE": {"task": "reviews", "row": "reinforce", "given": SHORT},
+        "with GAE": {"task": "reviews", "row": "ppo", "given": SHORT | registry.NO_REUSE},
+    },
     "resources": {
         name: SMALL | choice
         for name, choice in (
