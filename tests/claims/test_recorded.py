@@ -76,6 +76,16 @@ def test_the_numbers_of_the_results():
         check_smollm2(said)
 
 
+def test_the_table_of_experiments_names_each_of_them_and_the_lessons_that_read_its_record():
+    rows = dict(re.findall(r"^\| `(\w+)`.*?\|(.*)\|$", PAGE.read_text("utf-8"), re.MULTILINE))
+    assert set(NAMES) | {"smollm2"} <= set(rows)
+    for path in sorted((ROOT / "notebooks" / "src").glob("*.py")):
+        for arguments in re.findall(r"experiments\.results\(([^)]*)\)", path.read_text("utf-8")):
+            for name in re.findall(r'"(\w+)"', arguments):
+                linked = rows[name.removesuffix("_history")]
+                assert f"{path.stem}.ipynb" in linked, f"{name} is read by {path.stem}"
+
+
 def check_tour(said):
     films = len(by("PPO", 0)["gold_by_prompt"])
     alone = [
