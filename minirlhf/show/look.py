@@ -4,7 +4,8 @@
 marker and line style, so that a figure still reads in grey print. A name gets its style from
 `styles`:
 
-1. SFT, the reference and other starting points are grey (`REFERENCES`).
+1. SFT, the reference and other starting points are grey (`REFERENCES`). In a figure with nothing
+   else, only the first of them is.
 2. PPO, DPO, GRPO, RLOO and REINFORCE each have a fixed place in the list (`PLACES`), and so has
    the optimum.
 3. All other names take the places that are left, in the order in which they first appear in the
@@ -68,9 +69,10 @@ def styles(names: Iterable, order: Iterable | None = None) -> dict[str, Style]:
         if place is not None and place not in fixed.values():
             fixed[name] = place
     free = (place for place in range(len(listed) + len(PLACES)) if place not in fixed.values())
+    alone = all(name.lower() in REFERENCES for name in listed)
     result, references = {}, 0
     for name in listed:
-        if name.lower() in REFERENCES:  # a second one, such as base beside SFT, has other dashes
+        if name.lower() in REFERENCES and not (alone and references):  # a second has other dashes
             result[name] = Style(
                 GREY, MARKERS[references % len(MARKERS)], DASHES[references % len(DASHES)]
             )
