@@ -103,8 +103,8 @@ uniform = world.ref_logits
 # In words: the mean return when the policy goes on from the prefix $s_t$. The letter $\mathbb{E}$ is
 # the mean over all ways to go on. Each way counts with its probability.
 #
-# **Action value.** Suppose that the token $y_t$ after this prefix is chosen, too. The mean return is
-# then called the **action value** $Q$ of the token:
+# **Action value.** Now suppose that we also know the next token, $y_t$. The mean return is then called
+# the **action value** $Q$ of the token:
 #
 # $$ Q(s_t, y_t) = \mathbb{E}[G_t \mid s_t, y_t] . $$
 #
@@ -174,8 +174,8 @@ q_t = q[[0, 1], [0, 1]]  # Q of good at the start, and of bad after good
 assert torch.allclose(q_t - v_t, torch.tensor([1.0, -1.0]).double())
 
 # %% [markdown]
-# $V$, $Q$ and $A$ depend on the policy. If another one always writes *bad* after *good*, its $V$
-# there is 0 instead of 1.
+# $V$, $Q$ and $A$ depend on the policy. If another policy always writes *bad* after *good*, its $V$
+# after *good* is 0 instead of 1.
 
 # %% [markdown]
 # ## 4. Which number belongs to which token
@@ -295,7 +295,7 @@ show.bars(chances, label="probability of the first token")
 #
 # The probability of *A* is 56 % at 0.5: more than all other tokens together. At 1.5 it is 6 %. A
 # small change of the temperature changes the policy a lot, because thousands of unlikely tokens
-# share the probability that the likely ones lose.
+# together have much of the probability.
 # </details>
 #
 # **One temperature everywhere.** At another temperature, the same weights give the same tokens other
@@ -407,7 +407,7 @@ show.lines(surprise, position, xlabel="position in the review", ylabel="surprise
 # The gain is largest at the first token: the surprise falls from 5.4 to 3.9 nats. From the fifth
 # token on the two curves are close. Over all tokens it falls from 4.44 to 4.28 nats. SFT has taught
 # the *format*: after a title, a review begins. It has hardly changed the language. The reviews that
-# SFT trains on were nothing new: the base model had read all of them in pretraining.
+# SFT trains on were nothing new: the base model had read all of *those* in pretraining.
 # </details>
 #
 # What do the models write by themselves? Both get the same titles, at temperature 0.7:

@@ -88,10 +88,10 @@ from minirlhf.classroom import FAST, check
 # So every token is pushed up or down by the score of its whole response.
 #
 # **As a loss.** An optimiser minimises. We hand it a loss whose gradient is *minus* the policy
-# gradient, estimated from $B$ sampled responses $y_1, \dots, y_B$. Token $t$ of response $y_i$ is
-# $y_{i,t}$, and its prefix is $s_{i,t}$:
+# gradient, estimated from $B$ sampled responses $y^{(1)}, \dots, y^{(B)}$. The number of a response
+# stands above, that of a token below: token $t$ of response $y^{(i)}$ is $y^{(i)}_t$, after the prefix $s^{(i)}_t$:
 #
-# $$ L = -\frac{1}{B} \sum_{i=1}^{B} r(y_i) \sum_t \log \pi(y_{i,t} \mid s_{i,t}) . $$
+# $$ L = -\frac{1}{B} \sum_{i=1}^{B} r(y^{(i)}) \sum_t \log \pi(y^{(i)}_t \mid s^{(i)}_t) . $$
 #
 # In words: minus score times log-probability, summed over the tokens, averaged over the responses.
 #
@@ -254,19 +254,19 @@ for advantages, good, bad in (
 #
 # ## 6. Baselines made of other scores
 #
-# Three baselines need nothing but scores. Take response $y_i$ of a batch of $B$:
+# Three baselines need nothing but scores. Take response $y^{(i)}$ of a batch of $B$:
 #
 # - **The mean score of earlier batches.** It is fixed before this batch is sampled. Section 10 uses
 #   it from the second batch on.
 # - **The mean of the others**: the mean score of the other $B - 1$ responses of the batch. They are
-#   sampled independently of $y_i$.
-# - **The batch mean.** It contains the own score $r(y_i)$. So it *does* depend on the tokens of
-#   $y_i$.
+#   sampled independently of $y^{(i)}$.
+# - **The batch mean.** It contains the own score $r(y^{(i)})$. So it *does* depend on the tokens of
+#   $y^{(i)}$.
 #
 # What does the batch mean do to the gradient? In a batch of four it leaves for the first response
 #
-# $$ r(y_1) - \tfrac14 \big(r(y_1) + r(y_2) + r(y_3) + r(y_4)\big)
-# = \tfrac34\, r(y_1) - \tfrac14 \big(r(y_2) + r(y_3) + r(y_4)\big) . $$
+# $$ r(y^{(1)}) - \tfrac14 \big(r(y^{(1)}) + r(y^{(2)}) + r(y^{(3)}) + r(y^{(4)})\big)
+# = \tfrac34\, r(y^{(1)}) - \tfrac14 \big(r(y^{(2)}) + r(y^{(3)}) + r(y^{(4)})\big) . $$
 #
 # The part with the other three scores is a baseline: it changes nothing on average. What remains is
 # 3/4 of the own score. So the mean estimate is $\frac34 \nabla J$, and $\frac{B-1}{B} \nabla J$ in a
@@ -380,7 +380,8 @@ def learn(advantages_of, offset=0.0):
 # the others. All three have the same expected gradient and the same step size. Where does each end
 # after 100 steps, on average? Do its 40 runs agree with each other?
 #
-# The table under the figure counts the runs by the score near which they end.
+# The line is the mean of the 40 runs, the band reaches from the lowest to the highest. The table
+# below counts the runs by the score near which they end.
 
 # %% tags=["predict"]
 curves = {
@@ -405,8 +406,7 @@ counts.fillna(0).astype(int).rename_axis("runs that end near")
 # - **With an offset of 20** and no baseline, the mean at the end is about 0.7. But no run ends near
 #   it: 14 runs end near 2, 5 near 1, 18 near 0 and 3 near −1. Every sampled response is pushed up by
 #   about 20. So soon one response has nearly all of the probability, and the expected score is near
-#   *its* score. Chance decides which one. A run can still leave it, when another one is sampled. So
-#   the lower edge of the band jumps between −2 and −1.
+#   *its* score. Chance decides which one.
 # - **With the baseline** the line is nearly that of the left panel.
 #
 # The *expected* gradient is the same. The spread alone decides.
@@ -509,7 +509,7 @@ pd.DataFrame(log).rename_axis("step").T.round(2)
 # well! The scores are now above the mean of earlier batches, so most advantages are positive, and
 # each is multiplied with a large $-\log \pi(y)$.
 #
-# Your own numbers may differ, because another processor rounds differently.
+# Your numbers may differ, because another processor rounds differently.
 #
 # Reviews of three films: what has changed?
 

@@ -37,7 +37,7 @@ from minirlhf.classroom import FAST, check
 # the response with this one number. So a good word in a bad review is pushed down, too.
 #
 # A **critic** can help. This second network predicts, before each token, what the response will
-# earn. Then a token can be judged by how it changed the prediction (section 6 shows how well). This
+# earn. Then a token can be judged by how it changed the prediction (only in part: sections 6 and 7). This
 # change is the **temporal-difference (TD) error** $\delta_t$. **Generalised advantage estimation
 # (GAE)** adds up TD errors:
 #
@@ -58,9 +58,8 @@ from minirlhf.classroom import FAST, check
 #
 # A hat marks an *estimate*. The true value and advantage are $V$ and $A_t$ (section 3).
 #
-# In words: the TD error is what the critic learned from one token. GAE adds what it learned from
-# the later tokens, because the critic may see only later what this token has done (section 2). The
-# weights fall: $\lambda$, $\lambda^2$, and so on (for $\gamma = 1$).
+# In words: the TD error says how one token changed the prediction. GAE adds the later changes, because
+# what a token has done may show only later (section 2). Their weights fall: $\lambda$, $\lambda^2$, and so on (for $\gamma = 1$).
 
 # %% [markdown]
 # ## 2. Three tokens on paper
@@ -450,7 +449,8 @@ show.token_strips(strips)
 #   review, and the score was bad. After *dull* the advantages are small: the critic already expects
 #   a bad score.
 # - $\lambda = 0.95$: nearly as at 1, also in colour. All tokens before *dull* are still pushed down,
-#   with −1.1 to −2.0. *It*, seven tokens earlier, still gets $0.95^7$, or 70 %, of the −2.37.
+#   with −1.1 to −2.0. *It*, seven tokens earlier, still gets $0.95^7$, or 70 %, of the −2.37 (plus parts of
+#   others).
 #
 # None of the three proves which word people disliked: the critic, too, is a model.
 # </details>

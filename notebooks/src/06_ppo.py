@@ -60,9 +60,10 @@ from minirlhf.classroom import FAST, check
 # The **true score** of a policy is the mean score over all responses that it could write. The **gain** is how
 # much it has risen since the batch was sampled. PPO has to estimate it.
 #
-# **The gain is a mean of advantages.** Suppose that we know the old policy's values and advantages exactly. An
-# advantage is the change of the value from one prefix to the next, and the last one leads to the score (lesson 03).
-# So the advantages of a response add up to its score minus the first value:
+# **The gain is a mean of advantages.** Suppose that we know the old policy's values and advantages exactly, and that
+# only the last token has a reward. An advantage is then the change of the value from one prefix to the next, and the
+# last advantage leads to the score (lesson 03). So the advantages of a response add up to its score minus the first
+# value:
 #
 # $$ \sum_t A_t = \text{score} - V(\text{prompt}) . $$
 #
@@ -95,8 +96,8 @@ from minirlhf.classroom import FAST, check
 # let *good* have the advantage +1, and every other word −1. All other advantages are 0, that of *not* itself, too.
 #
 # After *not*, the old policy writes *good* and other words equally often. Weighted with their ratios, 1.2 and 0.8,
-# the mean advantage is 0.5 · 1.2 − 0.5 · 0.8 = 0.2. This is right: it is the new policy's mean, 0.6 − 0.4. But PPO's
-# estimate multiplies it by how often the *old* policy writes *not*, and the gain by how often the *new* one does:
+# the mean advantage is 0.5 · 1.2 − 0.5 · 0.8 = 0.2. This is right: it is the new policy's mean, 0.6 − 0.4. In PPO's
+# estimate it counts as often as the *old* policy writes *not*, in the gain as often as the *new* one does:
 #
 # | change | mean advantage after *not*, new policy | PPO's estimate | gain | error |
 # |---|---|---|---|---|
@@ -193,7 +194,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # | model | what it does | starts as | trained? |
 # |---|---|---|---|
 # | **actor** $\pi$ | the policy: it writes the responses | the SFT model (supervised fine-tuning, lesson 03) | yes |
-# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model | yes |
+# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model, not trained first as in lesson 05 ("Going further" says why) | yes |
 # | **reward model** | scores a finished response | itself | no |
 # | **reference** $\pi_{\text{ref}}$ | gives log-probabilities to compare with | a copy of the actor | no |
 #
@@ -266,7 +267,7 @@ generator = torch.Generator().manual_seed(0)
 #
 # - `logprobs`
 # - `old_logprobs`
-# - `values`
+# - `values`, from which the advantages are computed
 # - `advantages`
 # - `targets`
 
@@ -346,9 +347,9 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
-# The mean scores, about 0.1, 0.3 and 0.1, show no learning yet. Single scores have a standard deviation of about 1, so
-# the mean of 64 differs by about 1/8 by chance. Section 6
-# makes 24 training steps, most at a higher learning rate.
+# The mean scores, about 0.1, 0.3 and 0.1, show no learning yet. (REINFORCE in lesson 04 had five times this learning
+# rate, and no KL penalty.) Single scores have a standard deviation of about 1, so
+# the mean of 64 differs by about 1/8 by chance.
 #
 # ## 5. One token, all the way
 #
@@ -415,7 +416,7 @@ show.curves(
 # | **kl** | the KL (section 4), as a mean over the responses of the batch | grows to about 2 and stays near that |
 # | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the reviews are still varied |
 # | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a training step | peaks at 8 to 9 %, and falls to 0 with the learning rate |
-# | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
+# | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7. This flatters: the targets contain the critic's own predictions |
 #
 # Read samples, too. Here is the first one for each of three of the 76 test films, which training never sees.
 
@@ -432,7 +433,7 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # We trained PPO again with *eight* epochs on each batch instead of two: with the clip (orange) and without it (green).
 # The runs called *as it is* (blue) have two epochs and the clip.
 #
-# **Predict.** In which of the six curves will the green runs differ from the others?
+# **Predict.** Score, gold, KL, length, entropy, clip fraction: in which will the green runs differ from the others?
 
 # %% tags=["predict"]
 compared = ["as it is", "eight epochs", "eight epochs, no clip"]
@@ -476,15 +477,15 @@ show.texts(experiments.samples(runs, compared).head(3))  # of the first seed
 #
 # | experiment | with the clip | without the clip | what it shows |
 # |---|---|---|---|
-# | eight epochs | gold 1.76, KL 4.2 | gold 1.42, KL 6.7: collapsed | the clip prevents a collapse |
+# | eight epochs | gold 1.76, KL 4.2 | gold 1.42, KL 6.7: collapsed | the clip prevents a collapse, perhaps by the smaller KL alone |
 # | two epochs | gold 1.36, KL 1.8 | gold 1.41, KL 2.3 | no clear difference in gold |
 #
 # So the clip limits how far one batch moves the policy. Our experiments do not show that it does more ("Going
 # further").
 #
 # **Do more epochs pay?** With the clip, eight epochs end with more gold than two: 1.76 against 1.36. But their KL is 4.2
-# against 1.8. *Two* epochs with the coefficient 0.25 go as far, to 4.1, and have more gold still: 2.01. So the distance
-# helped, not the reuse. In both, the reviews are shorter and less varied.
+# against 1.8. *Two* epochs with the coefficient 0.25 go as far, to 4.1, and have more gold still: 2.01. So this
+# gold does not need the reuse. In both, the reviews are shorter and less varied.
 #
 # ## 8. Reading your own run
 #
@@ -503,10 +504,15 @@ show.texts(experiments.samples(runs, compared).head(3))  # of the first seed
 # ## 9. What does each part of PPO buy?
 #
 # From REINFORCE to PPO we add a critic, then GAE, then several updates of each batch, with the clip. Here is each step,
-# trained on the reviews with as many samples. All but PPO make one update per batch. Two settings make it with
-# *larger steps*: four times the learning rate. The line is PPO with five KL coefficients.
+# with the settings of section 6:
 #
-# **Predict.** Which of the five points lie clearly below PPO's line?
+# | name | updates per batch | learning rate |
+# |---|---|---|
+# | REINFORCE; with a critic; with GAE | 1 | as in section 6 |
+# | REINFORCE, larger steps; with GAE, larger steps | 1 | four times as large |
+# | PPO, with the KL coefficients 2, 1, 0.5, 0.25 and 0.1 (a line, from left to right) | 4 | as in section 6 |
+#
+# **Predict.** The figure shows gold over KL. Which of the first five lie clearly below PPO's line?
 
 # %% tags=["predict"]
 parts = experiments.results("parts", "leash")
@@ -528,8 +534,16 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # | with GAE, larger steps | −0.42 | −0.58 to −0.26 | 11 |
 # </details>
 #
-# So on this task plain REINFORCE is as good as PPO, if its steps are small. But PPO is faster: after four training steps
-# its score has risen by 0.77, that of REINFORCE by 0.35. One large step does not replace PPO's four small ones.
+# So on this task, REINFORCE with small steps has as much gold as PPO at the same KL. The reuse brings speed at a low KL:
+#
+# | after four training steps | the score has risen by | KL |
+# |---|---|---|
+# | *REINFORCE* | 0.35 | 0.6 |
+# | *PPO* | 0.77 | 1.2 |
+# | *REINFORCE, larger steps* | 0.84 | 4.6 |
+#
+# **Why PPO, then?** Where a sample is expensive, each should be used several times, and the clip limits the damage.
+# Here samples are cheap, and no part is proved best:
 #
 # | part | what it is for | what this course shows |
 # |---|---|---|
@@ -537,8 +551,6 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # | several epochs | more from each sample | faster, and not better at equal KL |
 # | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs. With two: no difference |
 # | KL penalty | keeps the policy where the reward model can be trusted | without it the KL of the last batch is about 86 nats, and nearly all reviews are the same few words (exercise 5) |
-#
-# These are small models on one task. None of PPO's choices is proved best.
 
 # %% [markdown]
 # ## What to remember

@@ -408,7 +408,7 @@ show.lines(panels, xlabel="step", ylabel={"beta 0.1": "mean h, nats"}, ylim=(0, 
 # *yes* ends at 0.27 and *sure* at 0.57.
 #
 # **Predict.** The four pairs again, with IPO's loss, $\beta = 0.1$ and Adam. The target is $h = 5$ nats.
-# Sketch the curve: does $h$ rise to 5 from below, or go beyond it? Does it stay at 5?
+# Does $h$ rise to 5 from below, or go beyond it? Does it stay at 5?
 
 # %% tags=["predict"]
 ipo_policy, ipo_h = four_pairs("ipo", 0.1)
@@ -448,12 +448,12 @@ show.texts(pd.DataFrame({name: measured(it) for name, it in writers.items()}).T)
 # - **The loss decides where $h$ ends.** DPO goes on, to 67 nats after 16 updates. IPO ends near its
 #   target: at 5 nats with $\beta = 0.1$, at 50 with $\beta = 0.01$.
 # - **A large $h$ is expensive under both losses.** DPO stopped after one update pays 0.1 nats of KL,
-#   and IPO at 5 pays 0.2. DPO at 67 pays 16 nats, IPO at 50 even 32: read the reviews.
+#   and IPO at 5 pays 0.2. DPO at 67 pays 16 nats, IPO at 50 even 32.
 # - **So IPO is not the cheaper loss.** But you set its end by $\beta$. DPO you have to stop in time.
 # - **Which loss learns more, the table does not show.** Four pairs teach little: no run gains gold.
 #
-# **When to use it.** Use IPO if one rule or one model gives the labels and the pairs are seen again
-# and again. Where labels contradict each other, DPO stops as well.
+# **When to use it.** IPO is meant for labels that always agree, on pairs that are seen again and again. Where labels
+# contradict each other, DPO stops as well.
 
 # %% [markdown]
 # ## 5. Compare at equal KL
@@ -464,7 +464,7 @@ show.texts(pd.DataFrame({name: measured(it) for name, it in writers.items()}).T)
 #
 # In the figure the curve is lesson 12's DPO on people's labels; from left to right $\beta$ is 1, 0.3,
 # 0.1 and 0.03. The other points are IPO and DPOP with the same labels and $\beta = 0.1$, and the three
-# variants of section 3. All have three seeds and the same 76 test films.
+# variants of section 3. All have three seeds.
 
 # %%
 of_curve = runs.experiment == "betas"
@@ -499,9 +499,11 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 # | *own reviews, once* | 2.65 | 1.40 | 0.30 [0.19, 0.41] | 0.23 [0.12, 0.33] |
 # | *online DPO* | 4.75 | 1.84 | 0.51 [0.37, 0.64] | 0.33 [0.19, 0.46] |
 #
-# - **IPO cannot be told apart from DPO's curve**: its interval contains 0. At the same $\beta$ DPO has more gold, 1.39,
-#   but it also went further, 5.4 nats.
+# - **IPO cannot be told apart from DPO's curve**: its interval contains 0. At the same $\beta$ DPO went
+#   further, to 5.4 nats, and has more gold, 1.39.
 # - **DPOP** is missing: at 0.3 nats it is left of the curve's end.
+# - **Does the fall of section 2 hurt?** Nothing here shows it. Of the curve's runs, those with $\beta = 0.03$ fall
+#   most, and have the most gold.
 # - **The three variants of section 3 lie above the curve.** Going further does not explain all of
 #   their gold.
 #
@@ -511,8 +513,7 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 #
 # **What do own, fresh reviews add?** *Human reviews* and *online DPO* have the same judge. The lead of
 # online DPO is larger by 0.38 [0.19, 0.55], and with KL per token by 0.21 [0.03, 0.38]. The
-# second is not sure: three seeds are few for such an interval (lesson 14b). ("Going further" says what
-# else differs.) Lesson 14b compares thirteen losses in this way.
+# second is not sure: with lesson 11b's factor for three seeds its interval includes 0 (lesson 14b).
 
 # %% [markdown]
 # ## What to remember
@@ -520,7 +521,7 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 # - DPO's loss sees only $h$. Both log-ratios can fall, because responses share weights.
 # - DPOP stops the fall of the chosen response on its training pairs. At the same $\beta$ it learns
 #   less.
-# - Pairs by others say little about what the policy writes. Online DPO needs samples and a judge.
+# - A response in no pair has no label. Online DPO labels its own: it needs samples and a judge.
 # - Labels that always agree have no finite optimum under DPO. IPO has a target, and flattens how
 #   *much* better a response is.
 # - Compare losses at equal KL, never at equal $\beta$.
@@ -837,7 +838,7 @@ show.lines(dict(zip(films, three_films(ipo_of_votes))), xlabel="step", ylabel="h
 # **Does the order carry over?** In section 2, DPOP knows the order of fewer unseen pairs than DPO,
 # and it moved far less. But that is not the whole reason: IPO went only 1.2 nats and has 58 % in the
 # right order. On new films the chosen reviews still fall, by 0.1 nats under DPOP and by 2.8 under
-# DPO. Lesson 14b has the same numbers for thirteen losses.
+# DPO. Lesson 14b has the same numbers for other losses.
 #
 # **Section 5, step by step.** From *human reviews* to *online DPO* two things change: the reviews
 # become the policy's own, and then fresh. The table has the growth of the lead, by both ways to count
