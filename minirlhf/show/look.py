@@ -5,7 +5,7 @@ marker and line style, so that a figure still reads in grey print. A name gets i
 `styles`:
 
 1. SFT, the reference and other starting points are grey (`REFERENCES`). In a figure with nothing
-   else, only the first of them is.
+   else the second one is black.
 2. PPO, DPO, GRPO, RLOO and REINFORCE each have a fixed place in the list (`PLACES`), and so has
    the optimum.
 3. All other names take the places that are left, in the order in which they first appear in the
@@ -72,9 +72,11 @@ def styles(names: Iterable, order: Iterable | None = None) -> dict[str, Style]:
     alone = all(name.lower() in REFERENCES for name in listed)
     result, references = {}, 0
     for name in listed:
-        if name.lower() in REFERENCES and not (alone and references):  # a second has other dashes
+        if name.lower() in REFERENCES:  # a second one, such as SFT beside base, has other dashes
             result[name] = Style(
-                GREY, MARKERS[references % len(MARKERS)], DASHES[references % len(DASHES)]
+                DARK if alone and references else GREY,
+                MARKERS[references % len(MARKERS)],
+                DASHES[references % len(DASHES)],
             )
             references += 1
             continue

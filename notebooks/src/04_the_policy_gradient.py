@@ -281,7 +281,7 @@ for advantages, good, bad in (
 # and $r_t$ is 0 here), so its advantage $Q - V$ is 1. The responses that begin with *good* have the
 # returns 2, 0 and 1, and $V$ is 0. So $G_t - V$ is 2, 0 or 1, depending on how the response goes on.
 # The mean is 1: the advantage. In general, $G_t - V(s_t)$ is a **sample of the advantage** $Q - V$.
-# Lesson 05 writes such a sample $\hat A_t$.
+# Lesson 05 estimates it, and writes $\hat A_t$.
 #
 # All these numbers belong to the policy that sampled the batch. So REINFORCE samples again before
 # each update.

@@ -449,8 +449,8 @@ show.token_strips(strips)
 #   review, and the score was bad. After *dull* the advantages are small: the critic already expects
 #   a bad score.
 # - $\lambda = 0.95$: nearly as at 1, also in colour. All tokens before *dull* are still pushed down,
-#   with −1.1 to −2.0. *It*, seven tokens earlier, still gets $0.95^7$, or 70 %, of the −2.37 (plus parts of
-#   others).
+#   with −1.1 to −2.0. *It*, seven tokens earlier, still gets $0.95^7$, or 70 %, of the −2.37 and parts of
+#   others.
 #
 # None of the three proves which word people disliked: the critic, too, is a model.
 # </details>
@@ -465,8 +465,8 @@ show.token_strips(strips)
 #   best is 0. For a wrong one, see exercise 5 and question 8.
 # - **It depends on the length.** At 0.95, a TD error that comes 100 tokens later counts less than 1 %.
 #   So in a long response the first tokens learn of the score only through the critic.
-# - **It is older than RLHF.** GAE first taught simulated robots to walk. Values a little below 1
-#   were best.
+# - **It is older than RLHF.** GAE first taught simulated robots to walk. A $\lambda$ a little
+#   below 1 was best.
 # - **Our recorded runs** on reviews show no difference in score between 0.95 and 1 ("Going
 #   further").
 #
@@ -842,7 +842,7 @@ experiments.shown(runs, columns, by="lambda")
 # $\lambda = 0.95$ the first value is between −0.48 and −0.13. The critic is the same: only the target
 # is nearer to its prediction.
 #
-# **Critic or mean score?** On reviews three runs of each cannot tell (lesson 06, section 9). On arithmetic problems (lesson 11),
+# **Critic or mean score?** On reviews three runs of each cannot tell (lesson 06, section 9; more than the critic differs there). On arithmetic problems (lesson 11),
 # REINFORCE with critic and GAE solves 70 % of the problems at the first try. With the mean score of
 # earlier batches as its baseline it solves 73 %, with as many samples. Each is a mean of three runs, and
 # the 95 % interval of the difference goes from −6.0 to +0.2 percentage points. It includes 0. And the

@@ -35,8 +35,8 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. The idea: use every sample more than once
 #
-# With large models, sampling is often the slow part of RLHF, because a response is written one token at a time (in the
-# small runs of section 9 it takes less than a quarter of the time). REINFORCE (lesson 04) makes one update with a batch of samples, and throws
+# With large models, sampling is often the slow part of RLHF, because a response is written one token at a time (not in
+# our small runs). REINFORCE (lesson 04) makes one update with a batch of samples, and throws
 # the batch away. **Proximal policy optimisation (PPO)** makes several updates with the same batch.
 #
 # But after the first update, the policy is no longer the one that sampled the batch. So PPO
@@ -96,8 +96,9 @@ from minirlhf.classroom import FAST, check
 # let *good* have the advantage +1, and every other word −1. All other advantages are 0, that of *not* itself, too.
 #
 # After *not*, the old policy writes *good* and other words equally often. Weighted with their ratios, 1.2 and 0.8,
-# the mean advantage is 0.5 · 1.2 − 0.5 · 0.8 = 0.2. This is right: it is the new policy's mean, 0.6 − 0.4. In PPO's
-# estimate it counts as often as the *old* policy writes *not*, in the gain as often as the *new* one does:
+# the mean advantage is 0.5 · 1.2 − 0.5 · 0.8 = 0.2. This is right: it is the new policy's mean, 0.6 − 0.4. PPO's
+# estimate multiplies it by 0.5, how often the *old* policy writes *not*. The gain multiplies it by 0.1, how often the
+# *new* one does:
 #
 # | change | mean advantage after *not*, new policy | PPO's estimate | gain | error |
 # |---|---|---|---|---|
@@ -194,7 +195,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # | model | what it does | starts as | trained? |
 # |---|---|---|---|
 # | **actor** $\pi$ | the policy: it writes the responses | the SFT model (supervised fine-tuning, lesson 03) | yes |
-# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model, not trained first as in lesson 05 ("Going further" says why) | yes |
+# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model. In lesson 05 it was trained first; here it learns during PPO ("Going further" says why) | yes |
 # | **reward model** | scores a finished response | itself | no |
 # | **reference** $\pi_{\text{ref}}$ | gives log-probabilities to compare with | a copy of the actor | no |
 #
@@ -202,7 +203,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
-# The picture shows training step 4 of another run. Read only its arrows and shapes.
+# The picture shows training step 4 of another run. Read only arrows and shapes.
 #
 # **1. Sample.** The actor writes a short review (the response) to each of 64 film titles (the prompts). It keeps
 # $\log \pi_{\text{old}}$, the log-probability of each token.
@@ -327,7 +328,7 @@ def ppo_step(titles):
 # - `response_mask` is true at real tokens and false at padding. `real` is that of the minibatch, and
 #   `core.aggregate` takes the mean over these tokens.
 # - `policy_logprobs` and `response_values` read a model's output one position to the left of each token (lessons 03 and
-#   05): for the first token, at the last token of the prompt.
+#   05).
 # - `temperature=0.7` stands wherever log-probabilities are computed, because the tokens were sampled at 0.7.
 #
 # The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig.plain` switches the extras off. With
@@ -386,7 +387,7 @@ before[columns].head(3).round(4)
 # %% [markdown]
 # ## 6. What a run looks like
 #
-# How does a healthy run look? These are the curves of `train_ppo` with its usual settings: 24 training steps of 64
+# These are the curves of `train_ppo` with its usual settings: 24 training steps of 64
 # responses, and three seeds. These settings differ from section 4:
 #
 # | | section 4 | here |
@@ -416,7 +417,7 @@ show.curves(
 # | **kl** | the KL (section 4), as a mean over the responses of the batch | grows to about 2 and stays near that |
 # | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the reviews are still varied |
 # | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a training step | peaks at 8 to 9 %, and falls to 0 with the learning rate |
-# | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7. This flatters: the targets contain the critic's own predictions |
+# | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7. This flatters the critic: the targets contain the critic's own predictions |
 #
 # Read samples, too. Here is the first one for each of three of the 76 test films, which training never sees.
 
@@ -457,9 +458,9 @@ show.curves(
 # to 10 tokens, and the clip fraction reaches 42 %.
 # </details>
 #
-# After the training, we measured gold on four responses to each of the 76 test films. Here are its mean and range
-# over three seeds, and three more means. *Different pairs* is a share of 500 pairs of neighbouring words.
-# The last two rows have two epochs, the clip and a lower KL coefficient than 0.5:
+# After the training, we measured gold on four responses to each of the 76 test films, with three seeds. *Different
+# pairs* is a share of 500 pairs of neighbouring words. The last two rows have two epochs, the clip and a KL coefficient
+# below 0.5:
 
 # %%
 runs = experiments.results("ablations", "leash")  # the names of two records
@@ -477,7 +478,7 @@ show.texts(experiments.samples(runs, compared).head(3))  # of the first seed
 #
 # | experiment | with the clip | without the clip | what it shows |
 # |---|---|---|---|
-# | eight epochs | gold 1.76, KL 4.2 | gold 1.42, KL 6.7: collapsed | the clip prevents a collapse, perhaps by the smaller KL alone |
+# | eight epochs | gold 1.76, KL 4.2 | gold 1.42, KL 6.7: collapsed | the clip prevents a collapse, perhaps only because the KL stays smaller |
 # | two epochs | gold 1.36, KL 1.8 | gold 1.41, KL 2.3 | no clear difference in gold |
 #
 # So the clip limits how far one batch moves the policy. Our experiments do not show that it does more ("Going
@@ -485,7 +486,7 @@ show.texts(experiments.samples(runs, compared).head(3))  # of the first seed
 #
 # **Do more epochs pay?** With the clip, eight epochs end with more gold than two: 1.76 against 1.36. But their KL is 4.2
 # against 1.8. *Two* epochs with the coefficient 0.25 go as far, to 4.1, and have more gold still: 2.01. So this
-# gold does not need the reuse. In both, the reviews are shorter and less varied.
+# gold does not need the reuse.
 #
 # ## 8. Reading your own run
 #
@@ -504,15 +505,16 @@ show.texts(experiments.samples(runs, compared).head(3))  # of the first seed
 # ## 9. What does each part of PPO buy?
 #
 # From REINFORCE to PPO we add a critic, then GAE, then several updates of each batch, with the clip. Here is each step,
-# with the settings of section 6:
+# with the settings of section 6.
 #
-# | name | updates per batch | learning rate |
+# | name | updates per batch | learning rate of the actor |
 # |---|---|---|
-# | REINFORCE; with a critic; with GAE | 1 | as in section 6 |
-# | REINFORCE, larger steps; with GAE, larger steps | 1 | four times as large |
+# | REINFORCE, with the KL coefficient 0.5 | 1 | as in section 6 |
+# | with a critic; with GAE; also 0.5. Two more things change: each token pays its own KL penalty, and the advantages are whitened | 1 | as in section 6 |
+# | REINFORCE, larger steps; with GAE, larger steps; also 0.5 | 1 | four times as large |
 # | PPO, with the KL coefficients 2, 1, 0.5, 0.25 and 0.1 (a line, from left to right) | 4 | as in section 6 |
 #
-# **Predict.** The figure shows gold over KL. Which of the first five lie clearly below PPO's line?
+# **Predict.** The figure shows gold over KL. Which of the five points lie clearly below PPO's line?
 
 # %% tags=["predict"]
 parts = experiments.results("parts", "leash")
@@ -532,24 +534,30 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # | with GAE | 0.08 | −0.04 to 0.28 | 17 |
 # | REINFORCE, larger steps | −0.76 | −0.90 to −0.62 | 8 |
 # | with GAE, larger steps | −0.42 | −0.58 to −0.26 | 11 |
+#
+# With lesson 11b's factor, too, the last two lie below the line.
 # </details>
 #
-# So on this task, REINFORCE with small steps has as much gold as PPO at the same KL. The reuse brings speed at a low KL:
+# So on this task, REINFORCE with small steps has as much gold as PPO at the same KL. The reuse brings speed: only it
+# (with the clip) differs between *with GAE* and *PPO*. In the training steps 2 to 8, PPO's mean score is higher by 0.23 to
+# 0.25 on each seed. Larger steps are as fast, but pay more KL:
 #
 # | after four training steps | the score has risen by | KL |
 # |---|---|---|
 # | *REINFORCE* | 0.35 | 0.6 |
+# | *with GAE* | 0.46 | 0.5 |
 # | *PPO* | 0.77 | 1.2 |
 # | *REINFORCE, larger steps* | 0.84 | 4.6 |
+# | *with GAE, larger steps* | 1.13 | 2.8 |
 #
 # **Why PPO, then?** Where a sample is expensive, each should be used several times, and the clip limits the damage.
-# Here samples are cheap, and no part is proved best:
+# Here samples are cheap. No part is proved best:
 #
 # | part | what it is for | what this course shows |
 # |---|---|---|
-# | critic, $\lambda = 0.95$ | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: no difference |
-# | several epochs | more from each sample | faster, and not better at equal KL |
-# | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs. With two: no difference |
+# | critic, $\lambda = 0.95$ | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: no clear difference |
+# | several epochs | more from each sample | faster, with no clear gain at equal KL. (Steps twice as large were not tried) |
+# | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs. With two: no clear difference in gold |
 # | KL penalty | keeps the policy where the reward model can be trusted | without it the KL of the last batch is about 86 nats, and nearly all reviews are the same few words (exercise 5) |
 
 # %% [markdown]
@@ -559,7 +567,7 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 #   prefix, not for how often the prefix comes. At $\rho_t = 1$ PPO is REINFORCE with a critic.
 # - The clip takes the gradient from tokens that have moved far enough in the right direction. It limits
 #   how far one batch moves the policy. This matters when a batch is reused often.
-# - More epochs go further: compare runs at equal KL.
+# - More epochs are faster and go further. At equal KL, plain REINFORCE was as good here.
 # - One training step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
 # - The score does not show every damage. Watch KL, length and entropy, too, and read samples.
 #
@@ -673,7 +681,7 @@ check.pull_back_loss(pull_back_loss)
 # %% tags=["exercise", "solution"]
 world = core.World.random(3, 3, seed=0)
 start = world.ref_logits  # a row of logits for each prefix: the old policy
-old = world.logprobs(start)  # (15, 3): of each response, of each token
+old_logprobs = world.logprobs(start)  # (15, 3): each response, each token
 
 
 def largest_ratio(loss):
@@ -684,9 +692,11 @@ def largest_ratio(loss):
     for _ in range(61):
         logits = logits.detach().requires_grad_(True)
         logprobs = world.logprobs(logits)
-        path.append((logprobs - old).exp()[mask].max().item())
+        path.append((logprobs - old_logprobs).exp()[mask].max().item())
         true_score = world.objective(logits).item()
-        (world.probs(start) @ loss(logprobs, old, exact, mask).sum(1)).backward()
+        (
+            world.probs(start) @ loss(logprobs, old_logprobs, exact, mask).sum(1)
+        ).backward()
         logits = logits - logits.grad
     return path, true_score
 
@@ -914,7 +924,7 @@ show.microscope(after[place + measures], "ratio", text="all")
 #
 # **An unlucky batch.** What happens if one small batch is used 60 times? In the small world of exercise 3, the true
 # score can be computed, and compared with PPO's estimate. We draw 40 batches of 4 responses, each from the old policy.
-# The advantage of a response is its score minus the mean score of the other three. (`world`, `start` and `old` are
+# The advantage of a response is its score minus the mean score of the other three. (`world`, `start` and `old_logprobs` are
 # those of exercise 3: run its last cell.)
 
 
@@ -924,7 +934,7 @@ def reuse(rows, eps):  # changes of PPO's estimate, true score and KL, (3, 61)
     advantages = earned - (earned.sum() - earned) / 3  # the same at each token
     for _ in range(61):
         logits = logits.detach().requires_grad_(True)
-        moved = world.logprobs(logits) - old  # (15, 3)
+        moved = world.logprobs(logits) - old_logprobs  # (15, 3)
         kl = (world.probs(logits) * moved.sum(1)).sum()  # from the old policy
         ratio = moved.exp()[rows]  # (4, 3)
         gain = ratio * advantages

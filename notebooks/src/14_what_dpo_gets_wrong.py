@@ -464,7 +464,7 @@ show.texts(pd.DataFrame({name: measured(it) for name, it in writers.items()}).T)
 #
 # In the figure the curve is lesson 12's DPO on people's labels; from left to right $\beta$ is 1, 0.3,
 # 0.1 and 0.03. The other points are IPO and DPOP with the same labels and $\beta = 0.1$, and the three
-# variants of section 3. All have three seeds.
+# variants of section 3.
 
 # %%
 of_curve = runs.experiment == "betas"
@@ -501,9 +501,9 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 #
 # - **IPO cannot be told apart from DPO's curve**: its interval contains 0. At the same $\beta$ DPO went
 #   further, to 5.4 nats, and has more gold, 1.39.
-# - **DPOP** is missing: at 0.3 nats it is left of the curve's end.
+# - **DPOP** is missing: 0.3 nats is left of the curve's end.
 # - **Does the fall of section 2 hurt?** Nothing here shows it. Of the curve's runs, those with $\beta = 0.03$ fall
-#   most, and have the most gold.
+#   most and have the most gold, but they also went furthest.
 # - **The three variants of section 3 lie above the curve.** Going further does not explain all of
 #   their gold.
 #

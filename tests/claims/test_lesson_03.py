@@ -335,7 +335,11 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         said("*good* raises what the policy may expect from", v[0], v[1], end)
         always = world.ref_logits.clone()
         always[1] = torch.tensor([-1e9, 0, -1e9])  # after good it writes bad
-        said("always writes *bad* after *good*, its $V$ there is", world.values(always)[0][1], v[1])
+        said(
+            "policy always writes *bad* after *good*, its $V$ after *good* is",
+            world.values(always)[0][1],
+            v[1],
+        )
         # section 4
         one = models.encode(tokenizer, ["the film\n"], ["A dull film."])
         width, prompt = one.sequences.shape[1], one.prompt_ids.shape[1]
@@ -382,7 +386,9 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         eos = (people[1].response_ids == tokenizer.eos_token_id) & mask
         stops = {name: (-x[eos]).exp().mean().item() for name, x in surprise.items()}
         assert cut_off["base", 0.7] > 0.45 and cut_off["SFT", 0.7] < 0.1
-        said("model's own responses, to the", len(tasks.reviews.eval_prompts("test")))
+        said("model's own responses, to the", len(tasks.reviews.eval_prompts("test")), 0.7)
+        said("at people's tokens (at the temperature", 1)
+        said("How likely is it, at the temperature", 1)
         said("the probability of EOS rises from", stops["base"], stops["SFT"])
         assert loops.SFTConfig().epochs == 1.5  # one and a half times the data
         # section 9

@@ -739,8 +739,6 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
             "Every sampled response is pushed up by about",
             OFFSET,
             stuck.max(1).values.mean() > 0.9,
-            -2,
-            -1,
         )
         said("With the baseline** the line is nearly that of the left panel", True)
         # 10: the language model

@@ -743,6 +743,8 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("Weighted with their ratios", *ratios)
         said("the mean advantage is", 0.5, ratios[0], 0.5, ratios[1], weighted, *large[:2])
         assert weighted == pytest.approx(large[2])
+        said("PPO's estimate multiplies it by", large[3])
+        said("The gain multiplies it by", large[6])
         said("| as above |", *large)
         said("| ten times smaller |", *small)
         hundred = large[-1] / small[-1]
@@ -778,6 +780,11 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("The importance ratio compares with", 1)
         shown = experiments.results("one_batch_history").score
         said("The mean scores, about", *shown)
+        lesson_04 = NOTEBOOKS / "src" / "04_the_policy_gradient.py"
+        rate = re.search(r"OptimiserConfig\(lr=([^)]+)\)", lesson_04.read_text("utf-8"))[1]
+        five_times = float(rate) / one_batch_config({"seed": 0}).actor.lr == pytest.approx(5)
+        assert "KLConfig(kl_coef=0)" in lesson_04.read_text("utf-8")
+        said("(REINFORCE in lesson 04 had five times this learning rate", five_times)
         spread = clipped_in_the_first_step[2]
         said("a standard deviation of about", spread, config.batch_size, 1 / 8)
         assert 1 / config.batch_size**0.5 == 1 / 8 and shown.max() - shown.min() < 2 / 8
@@ -957,7 +964,7 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         assert films == len(test_films) and set(praise) <= test_films
         assert not test_films & set(tasks.reviews.rl_prompts())
         said("After the training, we measured gold on", each, films)
-        said("The last two rows have two epochs", config.kl.kl_coef)
+        said("the clip and a KL coefficient below", config.kl.kl_coef)
         quarter, as_it_is = (
             runs[runs.variant == v][["gold", "kl", "length"]].mean()
             for v in ("kl_coef 0.25", "as it is")
@@ -978,7 +985,7 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         varied = [mean(runs, v, "distinct_2") for v in ("kl_coef 0.25", "eight epochs")]
         worse = max(shorter) < as_it_is.length - 2
         worse = worse and max(varied) < mean(runs, "as it is", "distinct_2") - 0.1
-        said("In both, the reviews are shorter and less varied", worse)
+        assert worse
         tenth = runs[runs.variant == "kl_coef 0.1"][["kl", "gold", "distinct_2"]].mean()
         said("None of our runs without the clip ends at a KL of", reached[1])
         said("4.2. *Two* epochs with the coefficient", 0.1, tenth.kl, tenth.gold)
@@ -1097,11 +1104,13 @@ def parts_of_ppo(said):
     records = experiments.results("parts", "leash")
     larger = EXPERIMENTS["parts"]["with GAE, larger steps"]["given"]["actor"].lr
     times = larger / loops.PPOConfig().actor.lr
-    said("| REINFORCE, larger steps; with GAE, larger steps |", 1, times)
-    said("| REINFORCE; with a critic; with GAE |", 1)
+    own_kl = loops.PPOConfig().kl.kl_coef
+    said("| REINFORCE, larger steps; with GAE, larger steps; also", own_kl, 1, times)
+    said("| REINFORCE, with the KL coefficient", own_kl, 1)
+    said("| with a critic; with GAE; also", own_kl, 1)
     coefficients = [float(variant.removeprefix("kl_coef ")) for variant in LINE]
     said("| PPO, with the KL coefficients", *coefficients, 4)
-    said("Which of the first", len(PARTS))
+    said("Which of the", len(PARTS))
     leads = experiments.above_curve(records, "gold", LINE, PARTS)
     for part, lead in leads.iterrows():
         length = mean(records, part, "length")
@@ -1109,16 +1118,21 @@ def parts_of_ppo(said):
     history = experiments.results("parts_history", "ablations_history")
     score = history.groupby(["variant", "step"]).score.mean()
     kl = history.groupby(["variant", "step"]).kl.mean()
-    for row, v in (("REINFORCE", "REINFORCE"), ("PPO", "as it is"), (PARTS[1], PARTS[1])):
+    for row in ("REINFORCE", "with GAE", "PPO", PARTS[1], PARTS[-1]):
+        v = "as it is" if row == "PPO" else row
         said(f"| *{row}* |", score[v, 4] - score[v, 0], kl[v, 4])
+    steps = history[history.step.between(2, 8)].groupby(["variant", "seed"]).score.mean()
+    ahead = steps["as it is"] - steps["with GAE"]
+    said("In the training steps", 2, 8, ahead.min(), ahead.max())
+    said("but pay more KL", min(kl[PARTS[1], 4], kl[PARTS[-1], 4]) > 2 * kl["as it is", 4])
     own = records[records.experiment == "parts"].groupby("variant")
     shares = own.sampling_seconds.sum() / own.seconds.sum()
-    said("it takes less than a quarter of the time", shares.max() < 0.25)
+    said("sampling is often the slow part of RLHF", 1 / 7 < shares.min(), shares.max() < 1 / 4)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_only_larger_steps_lead_away_from_ppos_line(part):
-    """Each seed on its own, with Student's factor: the line and the point of that seed."""
+    """Each seed on its own: the line and the point of that seed. Left of the line it is level."""
     records = experiments.results("parts", "leash")
     leads = []
     for seed in SEEDS:
@@ -1126,22 +1140,29 @@ def test_only_larger_steps_lead_away_from_ppos_line(part):
         line = run.loc[list(LINE)].sort_values("kl")
         equal_kl = np.interp(np.log(run.kl[part]), np.log(line.kl), line.gold)
         leads.append(run.gold[part] - equal_kl)
-    low, high = by_student(torch.tensor(leads))
-    none = 0.01  # so small a lead is none, even where the three seeds agree on it
-    assert high < 0 if part.endswith("larger steps") else low < none and high > -none
+    mean_lead, of_all = sum(leads) / 3, experiments.above_curve(records, "gold", LINE, part)
+    if part.endswith("larger steps"):
+        assert by_student(torch.tensor(leads))[1] < 0 and of_all.high.item() < 0
+    else:
+        assert of_all.low.item() < 0 < of_all.high.item() and abs(mean_lead) < 0.15
 
 
 def test_what_the_parts_of_ppo_are_compared_with():
-    """Equal but for the part: PPO's other settings are those of the line, and REINFORCE's, too."""
+    """The PPO runs differ from the line by their part alone.
+
+    REINFORCE has the line's samples, optimiser and KL coefficient. But it takes the KL of the whole
+    response off the score, and does not whiten, as section 9 says.
+    """
     line = ppo_config(EXPERIMENTS["leash"]["kl_coef 0.5"] | {"seed": 0})
     one_update = {"epochs": 1, "minibatch_size": line.batch_size}
     configs = {v: group_run_config(s | {"seed": 0}) for v, s in EXPERIMENTS["parts"].items()}
     assert configs["with GAE"] == replace(line, **one_update)
     assert configs["with a critic"] == replace(line, lam=1.0, **one_update)
-    assert configs["with GAE, larger steps"].actor.lr == 4 * line.actor.lr
+    four_times = replace(line.actor, lr=4 * line.actor.lr)
+    assert configs["with GAE, larger steps"] == replace(line, **one_update, actor=four_times)
     plain, larger = configs["REINFORCE"], configs["REINFORCE, larger steps"]
-    assert replace(larger, optimiser=plain.optimiser) == plain
-    assert plain.optimiser == line.actor and larger.optimiser.lr == 4 * line.actor.lr
+    assert plain.optimiser == line.actor and larger == replace(plain, optimiser=four_times)
+    assert plain.algorithm.kl == "score" and plain.algorithm.scale == "none" and line.whiten
     for name in ("steps", "kl", "sampling", "missing_eos_penalty"):
         assert getattr(plain, name) == getattr(line, name)
     assert plain.prompts_per_step * plain.group_size == line.batch_size

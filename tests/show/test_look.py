@@ -59,7 +59,7 @@ def test_a_name_has_the_same_colour_in_every_figure():
     base, sft, _ = look.styles(["base", "SFT", "PPO"]).values()
     assert base.colour == sft.colour == look.GREY and base.dashes != sft.dashes
     base, sft = look.styles(["base", "SFT"]).values()  # two grey lines alone would be hard to tell
-    assert base.colour == look.GREY and sft.colour in look.COLOURS
+    assert base.colour == look.GREY and sft.colour == look.DARK
     assert look.styles(["PPO", "a", "b"])["a"] != look.styles(["PPO", "a", "b"])["PPO"]
     # Other names keep theirs in a figure of some of them, if all of the lesson's are given.
     every = look.styles(["a", "b", "c"])

@@ -195,7 +195,7 @@ def _votes_case(g):
     return 4 * torch.randn(6, generator=g), share, 0.05 + 0.2 * torch.rand((), generator=g).item()
 
 
-def _ipo(h, share, beta):
+def _ipo(h, share, beta):  # the target of h is 1 / (2 beta)
     for_a, for_b = (ipo(x, 0 * h, 0 * h, 0 * h, beta=beta) for x in (h, -h))
     return share * for_a + (1 - share) * for_b
 
