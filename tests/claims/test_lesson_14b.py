@@ -1,12 +1,15 @@
 """Lab 14b, the repairs compared: every number of its prose, and every claim about a run."""
 
+import inspect
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from minirlhf import core, evaluate, experiments, models, tasks
+from minirlhf.experiments.preference_runs import pair_probe
 from minirlhf.experiments.registry import BEST
 from minirlhf.loops.losses import LOSSES as ALL_LOSSES
 from minirlhf.loops.online import OnlineConfig
@@ -326,13 +329,13 @@ def test_yes_falls_and_sure_gains_under_six_losses(one_weight):
 @pytest.fixture(scope="module")
 def moved():
     """name -> side -> (3,) the change of log pi of the training pairs in steps 70, 80 and 90."""
-    history = experiments.results("preference_history").set_index(["seed", "step"])
+    history = experiments.results("betas_history", "preference_history")
+    history = history.set_index(["seed", "step"])
     dpo, found = history[history.variant == "dpo"], {}
-    for name in LOSSES:
-        if LOSSES[name].single:
+    for name in [*BETAS, *LOSSES]:
+        if name == "kto":
             continue
-        rows = history[history.variant == name]
-        found[name] = {}
+        rows, found[name] = history[history.variant == name], {}
         for side in SIDES:
             reference = dpo[f"logps/{side}"] - dpo[f"rewards/{side}"] / 0.1
             change = (rows[f"logps/{side}"] - reference).unstack("step")
@@ -340,23 +343,77 @@ def moved():
     return found
 
 
-def test_on_training_pairs_the_repairs_do_what_they_promise(moved):
+def test_the_runs_of_the_curve_see_the_same_pairs_as_the_losses(moved):
+    history = experiments.results("betas_history", "preference_history")
+    history = history.set_index(["seed", "step"])
+    dpo = history[history.variant == "dpo"]
+    for name in BETAS:
+        rows, beta = history[history.variant == name], float(name.split()[1])
+        for side in SIDES:
+            both = [
+                run[f"logps/{side}"] - run[f"rewards/{side}"] / b
+                for run, b in ((rows, beta), (dpo, 0.1))
+            ]
+            assert (both[0] - both[1]).abs().max() < 1e-4  # log pi_ref, nats
+
+
+def test_on_training_pairs_three_losses_raise_the_chosen_reviews_and_dpo_lowers_them(moved):
     for name in RAISERS:
-        assert (moved[name]["chosen"] > 0.5).all() and moved[name]["rejected"].mean() > 0
-    for name in ("dpo", "hinge", "simpo"):
-        assert all((moved[name][side] < -2).all() for side in SIDES)
-    for name in ("nca", "tdpo"):
-        assert abs(moved[name]["chosen"].mean()) < 0.2
+        assert (moved[name]["chosen"] > 0.5).all()
+    for name in (*BETAS, "hinge", "simpo"):
+        assert all((moved[name][side] < 0).all() for side in SIDES)
     assert all((x["chosen"] > x["rejected"]).all() for x in moved.values())
+
+
+def straight(kl, x, y):
+    """The curve of lines that are straight in the KL itself, on each seed."""
+    return torch.tensor([np.interp(*one) for one in zip(kl, x, y, strict=True)])
+
+
+def held(runs, moved, name, where, line=along):
+    """How far the chosen reviews are above DPO's curve of them, on each seed: (3,), nats."""
+
+    def change(variant):
+        rows = moved[variant]["chosen"] if where == "training" else runs.loc[variant].chosen_change
+        return torch.tensor(rows.tolist())
+
+    def kl(variant):
+        return torch.tensor(runs.loc[variant].kl.tolist())
+
+    x, y = (torch.stack([of(v) for v in BETAS], 1) for of in (kl, change))
+    return change(name) - line(kl(name), x, y)
+
+
+def lowered(runs, moved):
+    """How much lower each distance of `held` is with lines that are straight in the KL."""
+    every = [(n, w) for n in SHOWN for w in ("training", "new") if (n, w) != ("kto", "training")]
+    return [(held(runs, moved, *one) - held(runs, moved, *one, straight)).mean() for one in every]
+
+
+def test_at_equal_kl_one_loss_holds_the_chosen_reviews_and_on_new_films_none(runs, moved):
+    six = [name for name in SHOWN if name != "kto"]
+    for line in (along, straight):
+        on_pairs = {n: by_student(held(runs, moved, n, "training", line)) for n in six}
+        assert [n for n in six if on_pairs[n][0] > 0] == ["nca"]
+        new = {n: by_student(held(runs, moved, n, "new", line)) for n in SHOWN}
+        assert not [n for n in SHOWN if new[n][0] > 0]
+        fallen = {n for n in six if on_pairs[n][1] < 0}, {n for n in SHOWN if new[n][1] < 0}
+        if line is along:
+            assert fallen == (set(), {"kto"})
+        else:
+            assert fallen == ({"cdpo"}, {"cdpo", "nca", "kto"})
+    assert min(lowered(runs, moved)) > 0
 
 
 def test_no_loss_makes_the_chosen_reviews_of_new_films_likelier(runs, asked):
     for name in LOSSES:
         assert (runs.loc[name].chosen_change < 0).all()
         assert (asked.loc[name].chosen_change < 0).all()
-    closest = max(LOSSES, key=lambda name: mean(asked, name, "chosen_change"))
-    assert closest == "dpop"
-    assert mean(runs, "dpop", "chosen_change") > mean(runs, "dpo", "chosen_change") / 5
+    for beta in BETAS:
+        assert (runs.loc[beta].chosen_change < 0).all()
+    for name in ("cpo", "orpo"):
+        assert (runs.loc[name].chosen_change < runs.loc["beta 1"].chosen_change).all()
+        assert runs.loc[name].kl.max() < runs.loc["beta 1"].kl.min()
 
 
 def above_half(asked, variant):
@@ -459,11 +516,11 @@ def test_best_of_eight_does_not_lead_by_more_than_luck():
         assert low < 0 < high
 
 
-def test_online_dpo_brought_more_than_any_loss_and_the_labels_alone_did_not():
+def test_online_dpo_is_further_above_the_curve_than_each_loss():
     for loss in SHOWN:
         for per in ("response", "token"):
             assert above("online-dpo", per, loss)[1] > 0
-    assert any(above(HUMAN, other=loss)[1] < 0 for loss in SHOWN)
+            assert by_student(seed_by_seed("online-dpo", per, loss))[0] > 0
 
 
 def seeds_of_points(variant, same, draws=4000):
@@ -490,6 +547,19 @@ def test_with_other_seeds_for_the_curve_one_interval_is_wider_and_one_narrower()
     }
     assert width["robust", False] > 1.2 * width["robust", True]
     assert width["kto", False] < 0.95 * width["kto", True]
+
+
+def test_on_one_seed_the_luck_of_kto_and_of_the_curve_are_opposite():
+    """The reason for the narrower interval."""
+    curve = [measured("betas", n) for n in BETAS]
+    x, y = (torch.stack(z, 1) for z in ([p[1] for p in curve], [p[0].mean(1) for p in curve]))
+    order = {}
+    for variant in ("kto", "robust"):
+        gold, kl, _ = measured("preference", variant)
+        both = torch.stack([gold.mean(1), along(kl, x, y)])
+        order[variant] = both.argsort(1)
+        assert (torch.corrcoef(both)[0, 1] > 0) == (variant == "robust")
+    assert torch.equal(order["kto"][0], order["kto"][1].flip(0))
 
 
 def test_how_far_each_goes(runs):
@@ -534,7 +604,12 @@ def at_equal_kl(said, runs):
     same = "All these runs start from the same model and see the same"
     said(same, 100 * 32, 100, 32, 2 * 32, *prompts)
     said("lesson 12 ran it with $\\beta$ =", 1, 0.3, 0.1, 0.03)
-    by_hand(said, runs)
+    films = {len(row) for row in runs.gold_by_prompt}
+    said("by drawing three seeds from our three, and", *films, *films)
+    said("repeat the calculation: the middle", 0.95, DRAWS)
+    said("So where it leaves out", 0)
+    said("their mean is known to", STUDENT)
+    said("A longer curve would change its gold by about", nearly_level(runs))
     said("**Predict.** DPO with $\\beta$ =", 0.1, golds["dpo"])
     ahead = ("kto", "robust", "simpo", "hinge")
     assert {n for n in repairs if golds[n] > golds["dpo"]} == set(ahead)
@@ -567,25 +642,6 @@ def nearly_level(runs):
     return max((y[j] - y[i]) / math.log(x[j] / x[i]) * abs(math.log(tenth)) for i, j, tenth in ends)
 
 
-def by_hand(said, runs):
-    (x0, y0), (x1, y1), (x, y) = (
-        [round(mean(runs, n, column), 3) for column in ("kl", "gold")]
-        for n in ("beta 1", "beta 0.3", "ipo")
-    )
-    said("IPO has a gold of", y, x, y0, x0, y1, x1)
-    way = math.log(x / x0) / math.log(x1 / x0)
-    said("IPO is log", x, x0, x1, x0, way)
-    at = y0 + way * (y1 - y0)
-    said("There the curve has", y0, way, y1, y0, at)
-    said("So IPO is", y, at, y - at)
-    films = {len(row) for row in runs.gold_by_prompt}
-    said("by drawing three seeds from our three, and", *films, *films)
-    said("repeat the calculation: the middle", 0.95, DRAWS)
-    said("So where it leaves out", 0, STUDENT)
-    said("the curve, drawn on, would differ from it by about", nearly_level(runs))
-    said("**By hand.** IPO", abs(above("ipo")[0] - (y - at)) < 0.001)
-
-
 def labels(said, world, hard_ends):
     said("believed to be wrong: here", 0.2)
     assert LOSSES["cdpo"].settings["label_smoothing"] == 0.2
@@ -613,26 +669,55 @@ def anchors(said, one_weight, asked):
     said("We hold $h$ at", 0, 0)
     said("**DPO** pushes with", push("DPO", [3.0], [3.0])[0].item())
     said("- **DPOP** pushes the chosen response up with", 0.3)
-    up, down = (x.item() for x in push("NCA", [-15.0], [-15.0]))
     said("so at $c = \\log 2 / \\beta$ =", math.log(2) / 0.1)
-    said("A fallen pair is brought back: at", -15, up, down)
     said("Where does each loss stop, with $\\beta$ =", 1)
     said("*Yes* starts at", 1 / 3)
     said("IPO stops at its target, $h$ =", one_weight["IPO"][3])
-    said("and $h$ is below", 0, one_weight["CPO 0.1"][3] < 0)
-    said("(mean of steps", 70, 80, 90)
+    said("imitation outweighs the comparison: $w$ turns negative", one_weight["CPO 0.1"][3] < 0)
+    said("*Training pairs*: the mean change of steps", 70, 80, 90)
+    said("(at least", 0)
     totals = {sum(count for _, count in row.values()) for row in asked.by_film}
-    said("And on **new films**? Here are", *totals)
+    said("*Right order* is the share of", *totals)
     shares = [mean(asked, n, "right_order") for n in LOSSES if n not in RAISERS]
     said("**The order does carry over**:", min(shares), max(shares))
     for name in RAISERS:
-        said("**DPOP, CPO and ORPO have only", mean(asked, name, "right_order"))
+        said("DPOP, CPO and ORPO have only", mean(asked, name, "right_order"))
+
+
+def mean_and_half(apart):
+    """What the lesson writes as mean ± half of the interval of three seeds."""
+    low, high = by_student(apart)
+    return (low + high) / 2, (high - low) / 2
 
 
 def moved_by(said, runs, moved, asked):
     """How far the chosen reviews and the policies went."""
+    count = inspect.signature(pair_probe).parameters["count"].default
+    said("*New films*:", count)
+    falls = [-moved[name]["chosen"].mean() for name in ("dpo", "beta 1")]
+    said("DPO's chosen reviews fall by", falls[0], 0.1, falls[1], 1)
+    kls = [mean(runs, name, "kl") for name in ("ipo", "nca", "tdpo", "beta 1")]
+    assert max(kls) < 1.5 * min(kls) and mean(runs, "dpo", "kl") > 3 * max(kls)
+    said(
+        "**NCA holds them better on the training pairs**, by",
+        *mean_and_half(held(runs, moved, "nca", "training")),
+    )
+    kto, most = held(runs, moved, "kto", "new"), max(lowered(runs, moved))
+    said("and with KTO further than with DPO, by", *mean_and_half(-kto), most, 0)
+    other = [
+        x
+        for name, where in (("nca", "training"), ("nca", "new"), ("kto", "new"))
+        for x in mean_and_half(held(runs, moved, name, where, straight))
+    ]
+    cdpo = [
+        x
+        for w in ("training", "new")
+        for x in mean_and_half(-held(runs, moved, "cdpo", w, straight))
+    ]
+    said("With lines straight in the KL NCA has", *other, *cdpo)
     rises = [moved[name]["chosen"].mean() for name in RAISERS]
-    said("the chosen reviews rise by", min(rises), max(rises))
+    said("raise the chosen reviews of the training pairs** by", min(rises), max(rises))
+    said("fall more than DPO's with $\\beta$ =", 1)
     for name in ("ipo", "tdpo"):
         said("TDPO and IPO have", mean(asked, name, "right_order"))
     kls = [mean(runs, name, "kl") for name in ("tdpo", "ipo")]
@@ -648,7 +733,9 @@ def reference(said, runs):
     said("they are nearly $\\log q$; near", 1)
     far = "dpo, no reference"
     said("more than twice as far,", mean(runs, far, "kl"), mean(runs, far, "gold"))
-    said("SimPO has none, and has", mean(runs, "simpo", "gold"), mean(runs, "simpo", "kl"))
+    said(
+        "SimPO has no reference either, and", mean(runs, "simpo", "gold"), mean(runs, "simpo", "kl")
+    )
     said("its reviews become long:", mean(runs, far, "length"), mean(runs, far, "missing_eos"))
     assert mean(runs, far, "length") > max(mean(runs, n, "length") for n in ("dpo", "simpo"))
 
@@ -661,28 +748,20 @@ def responses(said, runs):
     said("**Iterative DPO has the most gold**,", mean(runs, best, "gold"), mean(runs, best, "kl"))
     end = "beta 0.03"
     said("DPO's curve ends before, at", mean(runs, end, "kl"), mean(runs, end, "gold"))
-    said("and no interval contains", 0)
-    said("*Relabelled* is", above(HUMAN)[0])
-    said("*Own, once* has", *[above(v)[0] for v in (ONCE, "online-dpo", IMITATED)])
+    said("*Relabelled* has a lead of", above(HUMAN)[0])
     said("**Best of eight** has", mean(runs, IMITATED, "gold"), mean(runs, IMITATED, "kl"))
     assert BEST == 8
-    said("the best of eight costs at most", math.log(8) - 7 / 8)
+    said("To *choose* it costs at most", math.log(8) - 7 / 8)
     online, once = (
         [above(v, p, HUMAN) for p in ("response", "token")] for v in ("online-dpo", ONCE)
     )
-    said("subtract: online DPO is", above("online-dpo")[0], above(HUMAN)[0], online[0][0])
-    tokens = seed_by_seed("online-dpo", "token", HUMAN)
-    said("- **Online DPO** leads by", online[0][0], online[1][0], *tokens.tolist(), STUDENT)
-    said("with the factor", STUDENT, *by_student(tokens))
-    said("And it ends at", *[mean(runs, n, "kl") for n in ("online-dpo", HUMAN)])
+    said("We subtract its lead:", above("online-dpo")[0], above(HUMAN)[0], online[0][0])
+    said("are ahead of *relabelled* by", once[0][0], online[0][0], once[1][0], online[1][0])
+    said("is further above DPO's curve than each", above("online-dpo")[0], above(HUMAN)[0])
     assert mean(runs, "online-dpo", "kl") > 2 * mean(runs, HUMAN, "kl")
-    said("**Own, once** leads by", *[lead[0] for lead in once])
-    said("0.11, and the interval contains", 0, once[1][1] < 0 < once[1][2])
-    eight = [above(IMITATED, p, HUMAN) for p in ("response", "token")]
-    said("does not lead by more than luck:", *[lead[0] for lead in eight])
     variety = {v: mean(runs, v, "distinct_2") for v in (HUMAN, *OWN)}
     three = (HUMAN, "online-dpo", best)
-    said("the reviews become short raves:", *[mean(runs, v, "length") for v in three])
+    said("the reviews become short:", *[mean(runs, v, "length") for v in three])
     said("Distinct-2 falls from", *[variety[v] for v in three])
     said("has no fresh responses, and the lowest:", variety[IMITATED])
     said("one round of sampling; least variety", min(variety, key=variety.get) == IMITATED)
@@ -771,7 +850,7 @@ def further(said, runs, asked, world):
     titles = len(tasks.reviews.rl_prompts())
     said("all titles, about", round(3200 / titles), round(3200 / len(set(voted))))
     said("An unfinished review of the policy's costs", OnlineConfig().missing_eos_penalty)
-    said("*relabelled* end at", mean(runs, ONCE, "kl"), mean(runs, HUMAN, "kl"), 0.1)
+    said("*relabelled* end at", mean(runs, ONCE, "kl"), mean(runs, HUMAN, "kl"), 2, 0.1)
     further = mean(runs, "online-dpo", "kl") / mean(runs, HUMAN, "kl")
     said("Online DPO goes twice as far", 2 < further < 2.2)
     rows = experiments.results("betas", "preference")

@@ -50,6 +50,22 @@ def _mean_of_logs(*given):
     return _lead(kl, gold, curve_kl, curve_gold)
 
 
+def _log_of_run_first(*given):
+    kl, gold, curve_kl, curve_gold = _draw(*given)
+    return _lead(kl.log().mean(-1, keepdim=True).exp(), gold, curve_kl, curve_gold)
+
+
+def _log_of_curve_first(*given):
+    kl, gold, curve_kl, curve_gold = _draw(*given)
+    return _lead(kl, gold, curve_kl.log().mean(1, keepdim=True).exp(), curve_gold)
+
+
+def _lead_of_each_seed_to_mean_curve(*given):
+    kl, gold, curve_kl, curve_gold = _draw(*given)
+    every = [_lead(kl[[i]], gold[[i]], curve_kl, curve_gold) for i in range(len(kl))]
+    return torch.stack(every).mean()
+
+
 def _straight_in_kl(kl, gold, curve_kl, curve_gold):
     return gold_above_curve.reference(kl.exp(), gold, curve_kl.exp(), curve_gold)
 
@@ -101,6 +117,12 @@ lead_in_draw = Exercise(
         "First take the means over seeds and films, then one lead.": _lead_of_each_seed,
         "you took the logarithm of the KL of each seed, and then the mean. "
         "First take the mean of the KL, then its logarithm.": _mean_of_logs,
+        "for the run you took the logarithm of the KL of each seed, and then the mean. "
+        "First take the mean of the KL, then its logarithm.": _log_of_run_first,
+        "for the curve you took the logarithm of the KL of each seed, and then the mean. "
+        "First take the mean of the KL, then its logarithm.": _log_of_curve_first,
+        "you took the lead of each drawn seed over the mean curve, and then the mean of the leads. "
+        "First take the means of the run, too, then one lead.": _lead_of_each_seed_to_mean_curve,
         "the lines are straight in the KL itself. They are straight in its logarithm: "
         "`gold_above_curve` of exercise 1 does it.": lambda *given: _lead(
             *_draw(*given), above=_straight_in_kl
