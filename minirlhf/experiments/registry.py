@@ -14,7 +14,7 @@ BRIEF = 80  # steps of most arithmetic runs: a fifth of the command line's
 LONGER = (5,)  # levels of problems that no training has practised
 BEST = 8  # best-of-n imitation: samples per prompt, of which the best one is kept
 SMALL_KL = KLConfig(kl_coef=0.1)
-NO_REUSE = {"epochs": 1, "minibatch_size": 64}  # one update for each batch
+NO_REUSE: dict = {"epochs": 1, "minibatch_size": 64}  # one update for each batch
 LARGER_STEPS = OptimiserConfig(lr=4e-4)  # four times the usual, for one update instead of four
 NO_CLIP = {"clip_eps": 1 - 1e-6, "clip_eps_high": 1e6}  # wide enough never to clip
 
@@ -84,6 +84,14 @@ OVEROPTIMISED: dict[str, dict] = (
     | {"gold itself": {"judge": "gold"}, "the longest": {"judge": "length"}}
 )
 
+PARTS: dict[str, dict] = {
+    "REINFORCE": {"row": "reinforce"},
+    "REINFORCE, larger steps": {"row": "reinforce", "given": {"optimiser": LARGER_STEPS}},
+    "with a critic": {"row": "ppo", "given": NO_REUSE | {"lam": 1.0}},
+    "with GAE": {"row": "ppo", "given": NO_REUSE},
+    "with GAE, larger steps": {"row": "ppo", "given": NO_REUSE | {"actor": LARGER_STEPS}},
+}
+
 EXPERIMENTS: dict[str, dict[str, dict]] = {
     # A reward model trained on fewer or more pairs.
     "labels": {f"{n} pairs": {"pairs": n} for n in (100, 400, 1600, 6400, 25_600)},
@@ -149,16 +157,7 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
     },
     # From REINFORCE to PPO, one part after the other, with as many samples. Each batch is used for
     # one update. Compare with PPO, "as it is" of the ablations.
-    "parts": {
-        name: {"task": "reviews"} | settings
-        for name, settings in {
-            "REINFORCE": {"row": "reinforce"},
-            "REINFORCE, larger steps": {"row": "reinforce", "given": {"optimiser": LARGER_STEPS}},
-            "with a critic": {"row": "ppo", "given": NO_REUSE | {"lam": 1.0}},
-            "with GAE": {"row": "ppo", "given": NO_REUSE},
-            "with GAE, larger steps": {"row": "ppo", "given": NO_REUSE | {"actor": LARGER_STEPS}},
-        }.items()
-    },
+    "parts": {name: {"task": "reviews"} | part for name, part in PARTS.items()},
     # PPO with less memory. Compare each with "as it is" of the ablations.
     "resources": {
         "shared trunk": {"critic": "shared"},

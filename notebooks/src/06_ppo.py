@@ -507,7 +507,7 @@ show.texts(experiments.samples(runs, compared).head(3))  # of the first seed
 # From REINFORCE to PPO we add a critic, then GAE, then several updates of each batch, with the clip. Here is each step,
 # with the settings of section 6.
 #
-# | name | updates per batch | learning rate of the actor |
+# | name | updates per batch | the actor's learning rate |
 # |---|---|---|
 # | REINFORCE, with the KL coefficient 0.5 | 1 | as in section 6 |
 # | with a critic; with GAE; also 0.5. Two more things change: each token pays its own KL penalty, and the advantages are whitened | 1 | as in section 6 |

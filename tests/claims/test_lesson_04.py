@@ -734,6 +734,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
         said("reaches the best policy in all", last["score"].min() > 1.95, count)
         said("- **With an offset of", OFFSET, last["raised"].mean())
         said("But no run ends near it:", *near_ends)
+        said("The line is the mean of the", len(last["raised"]))
         assert (last["raised"] - last["raised"].mean()).abs().min() > 0.2
         said(
             "Every sampled response is pushed up by about",
