@@ -1004,7 +1004,10 @@ def test_the_numbers_of_the_prose(runs, tour, recorded, reused, clipped_in_the_f
         said("- The coefficient", 0.25)  # on each of the three seeds: tested above
         said("Eight epochs with the clip reach", share.max(), share.idxmax())
         said("and still have a high gold", five["eight epochs"] > five["as it is"])
-        said("no clear difference in gold", abs(five["no clip"] / five["as it is"] - 1) < 0.05)
+        said(
+            "KL 2.3 | no clear difference in gold",
+            abs(five["no clip"] / five["as it is"] - 1) < 0.05,
+        )
         said("The KL climbs above", sick.kl.min() < 10 < sick.kl.max())
         said("The KL climbs above", 10)
         said("The responses shrink to", sick_end["length"], sick_start.entropy, sick_end.entropy)
@@ -1110,7 +1113,7 @@ def parts_of_ppo(said):
     said("| with a critic; with GAE; also", own_kl, 1)
     coefficients = [float(variant.removeprefix("kl_coef ")) for variant in LINE]
     said("| PPO, with the KL coefficients", *coefficients, 4)
-    said("Which of the", len(PARTS))
+    said("gold over KL. Which of the", len(PARTS))
     leads = experiments.above_curve(records, "gold", LINE, PARTS)
     for part, lead in leads.iterrows():
         length = mean(records, part, "length")
