@@ -713,7 +713,7 @@ def equal_kl(said, runs):
     said("from left to right $\\beta$ is", 1, 0.3, 0.1, 0.03)
     kls = [betas[betas.variant == f"beta {x}"].kl.mean() for x in (1, 0.3, 0.1, 0.03)]
     assert kls == sorted(kls)
-    said("**DPOP** is missing: at", mean(runs, "dpop", "kl"))
+    said("**DPOP** is missing:", mean(runs, "dpop", "kl"))
     points = {x: betas[betas.variant == f"beta {x}"] for x in (0.3, 0.1)}
     ends = {x: (rows.kl.mean(), rows.gold.mean()) for x, rows in points.items()}
     kl, gold = (mean(runs, "online-dpo", x) for x in ("kl", "gold"))
