@@ -124,7 +124,8 @@ uniform = world.ref_logits
 # Q(\text{bad}, \text{bad}) = -2 + 0 = -2 . $$
 #
 # **Predict.** The policy decides in two more states: after *good*, and at the *start*, where the
-# prefix is empty. Write down the $Q$ of each word in both states: six numbers. Then: what is $V$ of each?
+# prefix is empty. Write down the $Q$ of each word in both states: six numbers. Then: what is $V$ of
+# each?
 
 # %% tags=["predict"]
 v, q = world.values(uniform)
@@ -319,7 +320,8 @@ assert (other - sampled.old_logprobs).abs().max() > 0.5
 # ## 6. SFT: one training step
 #
 # The **surprise** at a token is minus its log-probability, $-\log \pi$. Its unit is the **nat**, the
-# unit of natural logarithms. The loss of SFT is the mean surprise at people's tokens (at the temperature 1):
+# unit of natural logarithms. The loss of SFT is the mean surprise at people's tokens (at the
+# temperature 1):
 #
 # $$ L = -\frac{1}{N} \sum_{\text{responses}} \sum_t \log \pi(y_t \mid s_t) , $$
 #
@@ -427,8 +429,8 @@ show.texts(written.head(5))
 # even words. And nothing shows that this very small model knows the films.
 #
 # **SFT has taught it to stop.** The figure cannot show this, because reviews end at different
-# positions. So take EOS alone. How likely is it, at the temperature 1, where a person ended the review? And how many of a
-# model's own responses, to the 76 test titles and at 0.7, have no EOS?
+# positions. So take EOS alone. How likely is it, at the temperature 1, where a person ended the
+# review? And how many of a model's own responses, to the 76 test titles and at 0.7, have no EOS?
 
 # %%
 eos = tokenizer.eos_token_id
@@ -460,8 +462,8 @@ pd.DataFrame(stops).T.astype(float).round(2)
 # | number | 4 | 1 | 5 | 1 | 2 | 3 | 4 |
 # | its score | 2 | 0 | 1 | 0 | −2 | −1 | 0 |
 #
-# Their mean score is $(8 + 0 + 5 + 0 - 4 - 3 + 0)/20 = 0.3$. This is $V$ of the start, for people as the policy. Now train a policy with SFT's loss,
-# until it does not change any more:
+# Their mean score is $(8 + 0 + 5 + 0 - 4 - 3 + 0)/20 = 0.3$. This is $V$ of the start, for people as
+# the policy. Now train a policy with SFT's loss, until it does not change any more:
 
 # %%
 share = torch.tensor([4, 1, 5, 1, 2, 3, 4]) / 20  # world.rewards has the seven scores

@@ -89,7 +89,8 @@ from minirlhf.classroom import FAST, check
 #
 # **As a loss.** An optimiser minimises. We hand it a loss whose gradient is *minus* the policy
 # gradient, estimated from $B$ sampled responses $y^{(1)}, \dots, y^{(B)}$. The number of a response
-# stands above, that of a token below: token $t$ of response $y^{(i)}$ is $y^{(i)}_t$, after the prefix $s^{(i)}_t$:
+# stands above, that of a token below: token $t$ of response $y^{(i)}$ is $y^{(i)}_t$, after the
+# prefix $s^{(i)}_t$:
 #
 # $$ L = -\frac{1}{B} \sum_{i=1}^{B} r(y^{(i)}) \sum_t \log \pi(y^{(i)}_t \mid s^{(i)}_t) . $$
 #
@@ -281,7 +282,7 @@ for advantages, good, bad in (
 # and $r_t$ is 0 here), so its advantage $Q - V$ is 1. The responses that begin with *good* have the
 # returns 2, 0 and 1, and $V$ is 0. So $G_t - V$ is 2, 0 or 1, depending on how the response goes on.
 # The mean is 1: the advantage. In general, $G_t - V(s_t)$ is a **sample of the advantage** $Q - V$.
-# Lesson 05 estimates it, and writes $\hat A_t$.
+# Lesson 05 estimates the advantage: $\hat A_t$.
 #
 # All these numbers belong to the policy that sampled the batch. So REINFORCE samples again before
 # each update.

@@ -37,8 +37,8 @@ from minirlhf.classroom import FAST, check
 # the response with this one number. So a good word in a bad review is pushed down, too.
 #
 # A **critic** can help. This second network predicts, before each token, what the response will
-# earn. Then a token can be judged by how it changed the prediction (only in part: sections 6 and 7). This
-# change is the **temporal-difference (TD) error** $\delta_t$. **Generalised advantage estimation
+# earn. Then a token can be judged by how it changed the prediction (this works only in part: sections 6
+# and 7). This change is the **temporal-difference (TD) error** $\delta_t$. **Generalised advantage estimation
 # (GAE)** adds up TD errors:
 #
 # $$ \delta_t = r_t + \gamma \hat V(s_{t+1}) - \hat V(s_t), \qquad
@@ -58,8 +58,9 @@ from minirlhf.classroom import FAST, check
 #
 # A hat marks an *estimate*. The true value and advantage are $V$ and $A_t$ (section 3).
 #
-# In words: the TD error says how one token changed the prediction. GAE adds the later changes, because
-# what a token has done may show only later (section 2). Their weights fall: $\lambda$, $\lambda^2$, and so on (for $\gamma = 1$).
+# The TD error says how one token changed the prediction. GAE adds the later changes, because what a
+# token has done may show only later (section 2). Their weights fall: $\lambda$, $\lambda^2$, and so on
+# (for $\gamma = 1$).
 
 # %% [markdown]
 # ## 2. Three tokens on paper

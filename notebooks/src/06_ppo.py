@@ -36,8 +36,8 @@ from minirlhf.classroom import FAST, check
 # ## 1. The idea: use every sample more than once
 #
 # With large models, sampling is often the slow part of RLHF, because a response is written one token at a time (not in
-# our small runs). REINFORCE (lesson 04) makes one update with a batch of samples, and throws
-# the batch away. **Proximal policy optimisation (PPO)** makes several updates with the same batch.
+# our small runs). REINFORCE (lesson 04) makes one update with a batch of samples, and throws the batch away.
+# **Proximal policy optimisation (PPO)** makes several updates with the same batch.
 #
 # But after the first update, the policy is no longer the one that sampled the batch. So PPO
 # distinguishes $\pi_{\text{old}}$, the policy that sampled the batch, and $\pi$, the policy now.
@@ -349,8 +349,8 @@ print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by
 
 # %% [markdown]
 # The mean scores, about 0.1, 0.3 and 0.1, show no learning yet. (REINFORCE in lesson 04 had five times this learning
-# rate, and no KL penalty.) Single scores have a standard deviation of about 1, so
-# the mean of 64 differs by about 1/8 by chance.
+# rate, and no KL penalty.) Single scores have a standard deviation of about 1, so the mean of 64 differs by about 1/8
+# by chance.
 #
 # ## 5. One token, all the way
 #
@@ -535,12 +535,12 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # | REINFORCE, larger steps | −0.76 | −0.90 to −0.62 | 8 |
 # | with GAE, larger steps | −0.42 | −0.58 to −0.26 | 11 |
 #
-# With lesson 11b's factor, too, the last two lie below the line.
+# The last two lie below the line on each seed.
 # </details>
 #
 # So on this task, REINFORCE with small steps has as much gold as PPO at the same KL. The reuse brings speed: only it
-# (with the clip) differs between *with GAE* and *PPO*. In the training steps 2 to 8, PPO's mean score is higher by 0.23 to
-# 0.25 on each seed. Larger steps are as fast, but pay more KL:
+# (with the clip) differs between *with GAE* and *PPO*. Over all batches but the first, PPO's mean score is higher by
+# 0.24 to 0.37, depending on the seed. Larger steps are as fast, but pay more KL:
 #
 # | after four training steps | the score has risen by | KL |
 # |---|---|---|
@@ -551,7 +551,7 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # | *with GAE, larger steps* | 1.13 | 2.8 |
 #
 # **Why PPO, then?** Where a sample is expensive, each should be used several times, and the clip limits the damage.
-# Here samples are cheap. No part is proved best:
+# Here samples are cheap. What we have seen of each part:
 #
 # | part | what it is for | what this course shows |
 # |---|---|---|

@@ -417,8 +417,7 @@ show.frontier(drawn, y="chosen_change", ylabel="change of chosen, new films", **
 
 # %%
 seven = comparable(runs, eleven)
-six = [*seven]
-six.remove("KTO")
+six = comparable(runs, pairwise)
 apart = {
     "training pairs": plus_minus(seed_by_seed(fell, "training", six)),
     "new films": plus_minus(seed_by_seed(fell, "chosen_change", seven)),

@@ -1124,13 +1124,13 @@ def parts_of_ppo(said):
     for row in ("REINFORCE", "with GAE", "PPO", PARTS[1], PARTS[-1]):
         v = "as it is" if row == "PPO" else row
         said(f"| *{row}* |", score[v, 4] - score[v, 0], kl[v, 4])
-    steps = history[history.step.between(2, 8)].groupby(["variant", "seed"]).score.mean()
-    ahead = steps["as it is"] - steps["with GAE"]
-    said("In the training steps", 2, 8, ahead.min(), ahead.max())
+    later = history[history.step > 0].groupby(["variant", "seed"]).score.mean()
+    ahead = later["as it is"] - later["with GAE"]
+    said("PPO's mean score is higher by", ahead.min(), ahead.max())
     said("but pay more KL", min(kl[PARTS[1], 4], kl[PARTS[-1], 4]) > 2 * kl["as it is", 4])
     own = records[records.experiment == "parts"].groupby("variant")
     shares = own.sampling_seconds.sum() / own.seconds.sum()
-    said("sampling is often the slow part of RLHF", 1 / 7 < shares.min(), shares.max() < 1 / 4)
+    said("sampling is often the slow part of RLHF", shares.max() < 1 / 4)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -1145,7 +1145,7 @@ def test_only_larger_steps_lead_away_from_ppos_line(part):
         leads.append(run.gold[part] - equal_kl)
     mean_lead, of_all = sum(leads) / 3, experiments.above_curve(records, "gold", LINE, part)
     if part.endswith("larger steps"):
-        assert by_student(torch.tensor(leads))[1] < 0 and of_all.high.item() < 0
+        assert by_student(torch.tensor(leads))[1] < 0 and of_all.high.item() < 0 and max(leads) < 0
     else:
         assert of_all.low.item() < 0 < of_all.high.item() and abs(mean_lead) < 0.15
 
