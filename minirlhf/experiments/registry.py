@@ -15,7 +15,9 @@ LONGER = (5,)  # levels of problems that no training has practised
 BEST = 8  # best-of-n imitation: samples per prompt, of which the best one is kept
 SMALL_KL = KLConfig(kl_coef=0.1)
 NO_REUSE: dict = {"epochs": 1, "minibatch_size": 64}  # one update for each batch
-LARGER_STEPS = OptimiserConfig(lr=4e-4)  # four times the usual, for one update instead of four
+# PPO makes four updates with a batch. For one update: twice and four times the usual learning rate.
+DOUBLE_STEPS = OptimiserConfig(lr=2e-4)
+LARGER_STEPS = OptimiserConfig(lr=4e-4)
 NO_CLIP = {"clip_eps": 1 - 1e-6, "clip_eps_high": 1e6}  # wide enough never to clip
 
 FAMILY_VARIANTS: dict[str, dict] = {
@@ -86,9 +88,11 @@ OVEROPTIMISED: dict[str, dict] = (
 
 PARTS: dict[str, dict] = {
     "REINFORCE": {"row": "reinforce"},
+    "REINFORCE, double steps": {"row": "reinforce", "given": {"optimiser": DOUBLE_STEPS}},
     "REINFORCE, larger steps": {"row": "reinforce", "given": {"optimiser": LARGER_STEPS}},
     "with a critic": {"row": "ppo", "given": NO_REUSE | {"lam": 1.0}},
     "with GAE": {"row": "ppo", "given": NO_REUSE},
+    "with GAE, double steps": {"row": "ppo", "given": NO_REUSE | {"actor": DOUBLE_STEPS}},
     "with GAE, larger steps": {"row": "ppo", "given": NO_REUSE | {"actor": LARGER_STEPS}},
 }
 
