@@ -39,13 +39,9 @@ from minirlhf.classroom.lessons.lesson_05 import (
     n_step_advantages,
     td_error,
 )
-from minirlhf.classroom.lessons.lesson_06 import (
-    clipped_share,
-    ppo_loss,
-    pull_back_loss,
-    three_runs,
-)
+from minirlhf.classroom.lessons.lesson_06 import clipped_share, ppo_loss, pull_back_loss
 from minirlhf.classroom.lessons.lesson_06_step import watch_updates, whole_step
+from minirlhf.classroom.lessons.lesson_06b import three_runs
 from minirlhf.classroom.lessons.lesson_07 import (
     coefficient_for_kl,
     gibbs_logprobs,

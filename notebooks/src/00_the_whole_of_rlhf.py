@@ -714,7 +714,7 @@ print(graded(my_answers))
 # | lesson 02 | what the ratings are worth |
 # | lesson 03 | a language model as a policy; SFT |
 # | lessons 04 and 05 | which tokens should become more likely: policy gradient, critic, advantage |
-# | lesson 06 | PPO, line by line |
+# | lessons 06 and 06b | PPO, line by line, and a lab on its runs |
 # | lesson 07 | the KL penalty |
 # | lesson 08 | the reward model |
 # | lesson 09 | the four models at work: actor, critic, reward model, reference |

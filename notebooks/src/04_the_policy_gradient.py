@@ -130,15 +130,15 @@ show.world(world, {"uniform": uniform})
 # | *good .* | 1/9 | 1 | −1/3 · 1 = −1/3 |
 #
 # The mean push is the gradient: $\frac19 \cdot \frac43 + \frac19 \cdot 0 - \frac19 \cdot \frac13 =
-# \frac19$. Because $\frac23 = 1 - \frac13$, each push also has two parts:
+# \frac19$. The same number is the product of three others:
 #
-# | part | when | probability | the logit moves by | mean |
-# |---|---|---|---|---|
-# | **up** | if *good* is chosen after *good* | 1/3 · 1/3 | the score, then Q = 2 | 1/3 · 1/3 · 2 = 2/9 |
-# | **down** | whatever is chosen after *good* | 1/3 | −1/3 of the score, on average V = 1 | 1/3 · (−1/3) · 1 = −1/9 |
+# | factor | its value | what it is |
+# |---|---|---|
+# | $P(\text{reach } s)$ | 1/3 | how often the policy comes to the prefix *good* |
+# | $\pi(a \mid s)$ | 1/3 | how often it then writes *good* again |
+# | $Q(s,a) - V(s)$ | 2 − 1 | the score of *good good*, minus the mean score after *good* |
 #
-# The sum is $\frac13 \cdot \frac13 \cdot (2 - 1) = \frac19$, the same gradient. In the same
-# way, the logit $\theta_{s,a}$ of any word $a$ after any prefix $s$ has
+# This holds for the logit $\theta_{s,a}$ of any word $a$ after any prefix $s$ ("Going further" says why):
 #
 # $$ \frac{\partial J}{\partial \theta_{s,a}} =
 # P(\text{reach } s)\; \pi(a \mid s)\; \big(Q(s,a) - V(s)\big) . $$
@@ -218,12 +218,12 @@ assert returns.tolist() == [[0.0, -1.0]]
 # | **mean** | 20 | **−7/6** | **17/6** | 0 | **1/2** | **−1/2** |
 #
 # In the left half, this batch makes *bad* more likely, only because it was sampled more often. In
-# the right half we have subtracted 20. Now the batch makes *good* more likely. (20 was fixed before
-# the sampling. That it is also the mean of this batch is chance.)
+# the right half we have subtracted 20. Now the batch makes *good* more likely.
 
 # %%
 four = torch.tensor([world.labels.index(x) for x in ("goodgood", "bad.", "bad.", ".")])
 raised = world.rewards[four] + 20
+# 20 was fixed before the sampling. That it is also the mean of this batch is chance.
 for advantages, good, bad in (
     (raised, -7 / 6, 17 / 6),
     (raised - 20, 1 / 2, -1 / 2),
@@ -342,9 +342,7 @@ pd.DataFrame(table, index=["bias", "spread"]).T.round(2)
 # - **Each baseline** takes nearly all of it away again. The batch mean leaves 0.94, the mean of the
 #   others 1.26, the value 0.84. The mean of the others has even more spread than the plain score
 #   (1.26 against 1.06), because a mean of three scores varies, too.
-# - **The value** has the spread of the return, by coincidence. Take *bad* after *good*: the score is
-#   0, $V$ is 1, and 0 − 1 = −1 is the return of *bad*. Here $V$ is what has already been paid,
-#   because the uniform policy earns 0 on average from there on. For other policies the two differ.
+# - **The value** has the spread of the return. For the uniform policy they are the same ("Going further").
 # - **The batch mean** is no better than the mean of the others. The advantages are 3/4 as large, so
 #   the spread *and* the step are 3/4 as large.
 # </details>
@@ -436,9 +434,8 @@ optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=1e-4))
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# `order` holds the numbers of 64 titles for each step. Tensors of tokens have the shape (B, R): 64
-# responses, R positions. The mask is true at real tokens. The baseline is a running mean of the
-# scores of *earlier* batches.
+# `order` holds the numbers of 64 titles for each step. The baseline is a running mean of the scores of
+# *earlier* batches.
 
 
 # %%
@@ -456,7 +453,7 @@ def train_by_hand(order):
             config=sampling,
             generator=generator,
         )
-        mask = batch.response_mask
+        mask = batch.response_mask  # (B, R) responses, positions: true at real tokens
         # 2. Score the finished responses. No gradient flows through the score.
         with torch.no_grad():
             scores = score(batch)  # (B,)
@@ -517,15 +514,33 @@ pd.DataFrame(log).rename_axis("step").T.round(2)
 # %%
 titles = tasks.reviews.eval_prompts("test")[:3]
 reviews = {}
-for name, model in {"before": start, "after six steps": policy}.items():
+for name, model in {"after six steps": policy, "before": start}.items():
     (batch,) = models.sample_text(model, tokenizer, titles, config=sampling, seed=0)
     reviews[name] = models.decode(tokenizer, batch)
-show.texts(pd.DataFrame(reviews, index=[title.strip() for title in titles]))
+names = [title.strip() for title in titles]
+show.texts(pd.DataFrame(reviews, index=names)[["before", "after six steps"]])
 
 # %% [markdown]
 # Before the training the reviews are mixed, or hard to understand. Afterwards each has words of
 # praise, such as *funny*. Nothing in this loop keeps the policy near good English. Lessons 06 and 07
 # add what does.
+#
+# Which tokens have moved? Below each token of the reviews *before* is the change of its log-probability.
+
+# %%
+with torch.no_grad():  # `batch` holds the reviews "before"
+    now = models.policy_logprobs(policy, batch, temperature=0.7)
+strips = {}
+for i, title in enumerate(names):
+    real = batch.response_mask[i]
+    tokens = [tokenizer.decode([t]) for t in batch.response_ids[i, real].tolist()]
+    strips[title] = tokens, (now - batch.old_logprobs)[i, real]
+show.token_strips(strips)
+
+# %% [markdown]
+# *funny* and *great* have become more likely, *but* and *useless* less. Yet each token of a review
+# was pushed with the *same* number, that of the whole review. So how does the policy tell them apart? Only by counting: over
+# hundreds of reviews, *great* stands more often in those with a high score. Lesson 05 looks for a better way.
 #
 # ## What to remember
 #
@@ -829,6 +844,20 @@ show.curves(
 # **The name.** In statistics the gradient $\nabla \log \pi(y)$ is called the *score function*, so
 # the formula of section 1 is known as the score-function estimator. That word has nothing to do
 # with our scores.
+#
+# **The three factors of section 3.** Take the logit of *good* after the prefix *good* again. The derivative of $\log \pi(y)$ is
+# $1 - \frac13$ if *good* follows, and $-\frac13$ if another word follows. So each push has two parts:
+#
+# | part | when | how often | the logit moves by | mean |
+# |---|---|---|---|---|
+# | **up** | if *good* is chosen after *good* | 1/3 · 1/3 | the score, 2 = $Q$ | 1/3 · 1/3 · 2 = 2/9 |
+# | **down** | whatever is chosen after *good* | 1/3 | −1/3 of the score. The mean score there is 1 = $V$ | 1/3 · (−1/3) · 1 = −1/9 |
+#
+# Reach times probability times $Q$, minus reach times probability times $V$: this is the formula.
+#
+# **The value and the return in section 8.** Take *bad* after *good*: the score is 0 and $V$ is 1, and 0 − 1 = −1 is the
+# return of *bad*. Here $V$ is what has already been paid, because the uniform policy earns 0 on average from there on. So
+# subtracting the value leaves the return. For other policies the two differ.
 #
 # **What a baseline saves.** The spread falls with the root of the batch size. In section 8 you would need
 # about 260 times as many responses to come down from 20.25 to 1.26 without a baseline.

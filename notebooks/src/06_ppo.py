@@ -17,15 +17,15 @@
 #
 # - write one training step of PPO, and say what each line is for,
 # - say for which tokens PPO's clip stops the gradient, and why,
-# - read the curves of a PPO run, and tell whether it is healthy.
+# - follow the numbers of one token through a training step.
 #
 # **You need** lesson 04 (the policy gradient, REINFORCE) and lesson 05 (values, advantages, GAE).
-# About 50 minutes to read and 95 for the exercises.
+# About 40 minutes to read and 80 for the exercises. [Lesson 06b](06b_reading_a_run.ipynb) reads the curves of
+# whole runs, and compares PPO with REINFORCE.
 
 # %%
 import copy
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -66,6 +66,8 @@ from minirlhf.classroom import FAST, check
 # value:
 #
 # $$ \sum_t A_t = \text{score} - V(\text{prompt}) . $$
+#
+# (If every token has a reward, as in section 4, put the sum of the rewards in place of the score.)
 #
 # Take the mean over responses of the *new* policy. The mean score is the new true score. The mean of
 # $V(\text{prompt})$ is the old true score, because $V$ belongs to the old policy. Their difference is the gain:
@@ -188,6 +190,70 @@ losses = core.ppo_clip(new.log(), old.log(), advantages, torch.ones(1, 4).bool()
 assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 
 # %% [markdown]
+# **What does the clip prevent?** Let us use one small batch far too often: for 60 updates. We do it in a small world,
+# where the true score of a policy can be *computed* and compared with PPO's estimate. The world has three words: *a*,
+# *b* and the full stop that ends a response (lesson 05). A response has at most three words, so 15 are possible. The
+# old policy has the true score −0.17. Say that it has sampled this batch:
+#
+# | response | score | advantage: the score minus the mean of the other three scores |
+# |---|---|---|
+# | *aa.* | −2.18 | −1.41 |
+# | *bb.* | −0.86 | +0.35 |
+# | *bab* | −0.72 | +0.53 |
+# | *bab*, again | −0.72 | +0.53 |
+#
+# Each token of a response gets the response's advantage (lesson 04).
+
+# %% tags=["shared"]
+world = core.World.random(3, 3, seed=0)
+start = world.ref_logits  # a row of logits for each prefix: the old policy
+old_logprobs = world.logprobs(start)  # (15, 3): each response, each token
+
+
+# %%
+def updates(rows, eps):  # 60 updates with one batch; the numbers before and after each
+    scores, logits, path = world.rewards[rows, None], start, []
+    advantages = scores - (scores.sum() - scores) / 3  # (4, 1)
+    for _ in range(61):
+        logits = logits.detach().requires_grad_(True)
+        ratio = (world.logprobs(logits) - old_logprobs).exp()[rows]  # (4, 3)
+        free = ratio * advantages
+        clipped = ratio.clamp(1 - eps, 1 + eps) * advantages
+        path.append([free.sum(1).mean().item(), world.objective(logits).item()])
+        torch.minimum(free, clipped).sum(1).mean().backward()  # PPO maximises this
+        logits = logits + logits.grad  # plain gradient ascent
+    return torch.tensor(path).T  # (2, 61): PPO's estimate of the gain, true score
+
+
+# %% [markdown]
+# **Predict.** Without the clip, how does PPO's estimate of the gain move, and how the true score? And with it?
+
+# %% tags=["predict"]
+batch = torch.tensor([2, 12, 8, 8])  # the numbers of the four responses in `world`
+free, clipped = updates(batch, eps=torch.inf), updates(batch, eps=0.2)
+curves = {
+    "PPO's estimate, no clip": free[0],
+    "true score, no clip": free[1],
+    "PPO's estimate, clip 0.2": clipped[0],
+    "true score, clip 0.2": clipped[1],
+}
+show.lines(curves, xlabel="updates on one batch", ylabel="score", reference=0)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# Without the clip PPO's estimate rises all the way, to +2.90. But the true score *falls*, from −0.17 to −0.69. With the clip
+# both move little: the estimate rises to 0.66, and the true score falls to −0.26.
+#
+# Why does it fall at all? All four responses are worse than the mean of the old policy, −0.17. The last three only look
+# good beside *aa.* So the policy learns to write *bab*: without the clip, its probability rises from 0.03 to 0.95.
+# </details>
+#
+# So PPO cannot see the damage: its own estimate says that all is well. The clip does not make the batch better. It
+# limits how much one batch can do. This batch is unlucky: of 40 that we drew it does the most damage. On most of the
+# others, the true score rises ("Going further").
+
+# %% [markdown]
 # ## 4. One step of PPO
 #
 # A **training step** samples one batch and learns from it. Four models take part:
@@ -195,7 +261,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # | model | what it does | starts as | trained? |
 # |---|---|---|---|
 # | **actor** $\pi$ | the policy: it writes the responses | the SFT model (supervised fine-tuning, lesson 03) | yes |
-# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model. In lesson 05 it was trained first; here it learns during PPO ("Going further" says why) | yes |
+# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model. In lesson 05 it was trained first. Here it learns during PPO: one or two training steps are enough (lesson 06b) | yes |
 # | **reward model** | scores a finished response | itself | no |
 # | **reference** $\pi_{\text{ref}}$ | gives log-probabilities to compare with | a copy of the actor | no |
 #
@@ -385,28 +451,17 @@ before[columns].head(3).round(4)
 # −3.9914 is that of `recorded[(recorded.text == 1) & (recorded.updates == 1)]`, in the column `logprob`.
 
 # %% [markdown]
-# ## 6. What a run looks like
+# ## 6. A whole run
 #
-# These are the curves of `train_ppo` with its usual settings: 24 training steps of 64
-# responses, and three seeds. These settings differ from section 4:
-#
-# | | section 4 | here |
-# |---|---|---|
-# | learning rate of the actor | 2e-5 in all training steps | 1e-4. It starts at a fifth of that, rises for five training steps, and then falls towards 0 |
-# | learning rate of the critic | 6e-5 in all training steps | 3e-4, which rises and falls in the same way |
-# | gradient | as it is | shortened to length 1 if it is longer, against outliers (*gradient clipping*, which is not PPO's clip) |
-# | advantages of a batch | as they are | shifted and scaled to mean 0 and variance 1 (**whitening**): a steady scale |
-# | critic's loss | half the squared difference | clipped, too, against sudden jumps: once a value has moved by 0.5 towards its target, it gets no gradient |
-# | response without an end token (EOS) | no penalty | its score is lowered by 1: reviews should end |
+# This is `train_ppo` with its usual settings: 24 training steps of 64 responses, and three seeds. The most important
+# difference from section 4 is the learning rate, which is five times as large at its highest. (Lesson 06b lists all
+# differences.)
 
 # %%
 show.curves(
     experiments.results("tour_history"),  # the whole pipeline of lesson 00, recorded
     stage="ppo",
-    columns=[
-        *("score", "gold", "kl"),
-        *("entropy", "clip_fraction", "explained_variance"),
-    ],
+    columns=["score", "gold", "kl"],
 )
 
 # %% [markdown]
@@ -415,11 +470,11 @@ show.curves(
 # | **score** | the reward model's score, without the KL penalty | rises from about 0 to about 1.2 |
 # | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model | rises too |
 # | **kl** | the KL (section 4), as a mean over the responses of the batch | grows to about 2 and stays near that |
-# | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the reviews are still varied |
-# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a training step | peaks at 8 to 9 %, and falls to 0 with the learning rate |
-# | **explained_variance** | how well the critic predicts its targets (in lesson 05: $G_t$): 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7. This flatters the critic: the targets contain the critic's own predictions |
 #
-# Read samples, too. Here is the first one for each of three of the 76 test films, which training never sees.
+# Why is *gold* needed? The policy is trained to raise the score, so a rising score only says that the training works. If gold
+# rises too, the reviews have become better for a judge that the policy could not learn to please.
+#
+# Read samples as well. Here is the first one for each of three of the 76 test films, which training never sees.
 
 # %%
 tour = experiments.results("tour")
@@ -427,149 +482,20 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 
 # %% [markdown]
 # On average PPO's reviews are shorter: 14.5 tokens instead of 19.0.
-
-# %% [markdown]
-# ## 7. When does the clip matter?
 #
-# We trained PPO again with *eight* epochs on each batch instead of two: with the clip (orange) and without it (green).
-# The runs called *as it is* (blue) have two epochs and the clip.
-#
-# **Predict.** Score, gold, KL, length, entropy, clip fraction: in which will the green runs differ from the others?
-
-# %% tags=["predict"]
-compared = ["as it is", "eight epochs", "eight epochs, no clip"]
-history = experiments.results("ablations_history")
-show.curves(
-    history[history.variant.isin(compared)],
-    columns=["score", "gold", "kl", "length", "entropy", "clip_fraction"],
-)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# The green runs, with eight epochs and no clip, **collapse**: they write nearly the same review for many films.
-#
-# - The KL climbs above 10 nats.
-# - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1.
-# - Score and gold fall back in between. At the end both look fine again.
-# - The clip fraction is near 0 ("no clip" is a very wide range).
-#
-# With the clip (orange), eight epochs do not collapse. But these runs, too, show warnings: their responses shrink from 20
-# to 10 tokens, and the clip fraction reaches 42 %.
-# </details>
-#
-# After the training, we measured gold on four responses to each of the 76 test films, with three seeds. *Different
-# pairs* is a share of 500 pairs of neighbouring words. The last two rows have two epochs, the clip and a KL coefficient
-# below 0.5:
-
-# %%
-runs = experiments.results("ablations", "leash")  # the names of two records
-settings = [*compared, "no clip", "one epoch", "kl_coef 0.25", "kl_coef 0.1"]
-final = experiments.mean_over_seeds(runs, "gold").drop(columns="seeds")
-measures = {"kl": "KL", "length": "length", "distinct_2": "different pairs"}
-others = runs.groupby("variant")[list(measures)].mean().rename(columns=measures)
-final.join(others).loc[settings].round(2)
-
-# %%
-show.texts(experiments.samples(runs, compared).head(3))  # of the first seed
-
-# %% [markdown]
-# **What is the clip good for?**
-#
-# | experiment | with the clip | without the clip | what it shows |
-# |---|---|---|---|
-# | eight epochs | gold 1.76, KL 4.2 | gold 1.42, KL 6.7: collapsed | the clip prevents a collapse, perhaps only because the KL stays smaller |
-# | two epochs | gold 1.36, KL 1.8 | gold 1.41, KL 2.3 | no clear difference in gold |
-#
-# So the clip limits how far one batch moves the policy. Our experiments do not show that it does more ("Going
-# further").
-#
-# **Do more epochs pay?** With the clip, eight epochs end with more gold than two: 1.76 against 1.36. But their KL is 4.2
-# against 1.8. *Two* epochs with the coefficient 0.25 go as far, to 4.1, and have more gold still: 2.01. So this
-# gold does not need the reuse.
-#
-# ## 8. Reading your own run
-#
-# How do you see that your own run goes wrong?
-#
-# | curve | healthy | a warning |
-# |---|---|---|
-# | score, gold | rise together, then flatten | fall back, or the score rises alone |
-# | KL | grows, then stays | jumps, or grows to the end |
-# | length | changes slowly | runs to very short or to the limit |
-# | entropy | falls a little | collapses |
-# | clip fraction | a few percent | tens of percent: the updates on one batch go far. If KL, length or samples look bad, too, lower the learning rate or the number of epochs |
-# | explained variance | rises from below 0 | stays near 0 |
-
-# %% [markdown]
-# ## 9. What does each part of PPO buy?
-#
-# From REINFORCE to PPO we add a critic, then GAE, then several updates of each batch, with the clip. Here is each step,
-# with the settings of section 6.
-#
-# | name | updates per batch | the actor's learning rate |
-# |---|---|---|
-# | REINFORCE, with the KL coefficient 0.5 | 1 | as in section 6 |
-# | with a critic; with GAE; also 0.5. Two more things change: each token pays its own KL penalty, and the advantages are whitened | 1 | as in section 6 |
-# | REINFORCE, larger steps; with GAE, larger steps; also 0.5 | 1 | four times as large |
-# | PPO, with the KL coefficients 2, 1, 0.5, 0.25 and 0.1 (a line, from left to right) | 4 | as in section 6 |
-#
-# **Predict.** The figure shows gold over KL. Which of the five points lie clearly below PPO's line?
-
-# %% tags=["predict"]
-parts = experiments.results("parts", "leash")
-ppo = ["kl_coef 2", "kl_coef 1", "kl_coef 0.5", "kl_coef 0.25", "kl_coef 0.1"]
-shown = parts[(parts.experiment == "parts") | parts.variant.isin(ppo)]
-show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# Those with larger steps. The other three lie on the line, as far as three seeds can tell:
-#
-# | | gold minus that of PPO's line at the same KL | 95 % interval | tokens per review |
-# |---|---|---|---|
-# | REINFORCE | 0.03 | −0.08 to 0.14 | 16 |
-# | with a critic | 0.01 | −0.08 to 0.11 | 16 |
-# | with GAE | 0.08 | −0.04 to 0.28 | 17 |
-# | REINFORCE, larger steps | −0.76 | −0.90 to −0.62 | 8 |
-# | with GAE, larger steps | −0.42 | −0.58 to −0.26 | 11 |
-#
-# The last two lie below the line on each seed.
-# </details>
-#
-# So on this task, REINFORCE with small steps has as much gold as PPO at the same KL. The reuse brings speed: only it
-# (with the clip) differs between *with GAE* and *PPO*. Over all batches but the first, PPO's mean score is higher by
-# 0.24 to 0.37, depending on the seed. Larger steps are as fast, but pay more KL:
-#
-# | after four training steps | the score has risen by | KL |
-# |---|---|---|
-# | *REINFORCE* | 0.35 | 0.6 |
-# | *with GAE* | 0.46 | 0.5 |
-# | *PPO* | 0.77 | 1.2 |
-# | *REINFORCE, larger steps* | 0.84 | 4.6 |
-# | *with GAE, larger steps* | 1.13 | 2.8 |
-#
-# **Why PPO, then?** Where a sample is expensive, each should be used several times, and the clip limits the damage.
-# Here samples are cheap. What we have seen of each part:
-#
-# | part | what it is for | what this course shows |
-# |---|---|---|
-# | critic, $\lambda = 0.95$ | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: no clear difference |
-# | several epochs | more from each sample | faster, with no clear gain at equal KL. (Steps twice as large were not tried) |
-# | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs. With two: no clear difference in gold |
-# | KL penalty | keeps the policy where the reward model can be trusted | without it the KL of the last batch is about 86 nats, and nearly all reviews are the same few words (exercise 5) |
+# **Is PPO better than REINFORCE?** With the same learning rate and as many samples, its score rises about
+# twice as fast in the first training steps. What the critic, the reuse and the clip each add to this is the question of
+# lesson 06b.
 
 # %% [markdown]
 # ## What to remember
 #
-# - PPO reuses a batch. The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for how often a token now comes after its
-#   prefix, not for how often the prefix comes. At $\rho_t = 1$ PPO is REINFORCE with a critic.
-# - The clip takes the gradient from tokens that have moved far enough in the right direction. It limits
-#   how far one batch moves the policy. This matters when a batch is reused often.
-# - More epochs are faster and go further. At equal KL, plain REINFORCE was as good here.
+# - PPO uses a batch for several updates. Its first update is that of REINFORCE with a critic.
+# - The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for how often a token now comes after its prefix. It does not
+#   correct for how often the prefix comes. So the policy must stay close to the one that sampled.
+# - The clip takes the gradient from tokens that have moved far enough in the right direction. It does not hold them.
 # - One training step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
-# - The score does not show every damage. Watch KL, length and entropy, too, and read samples.
+# - The KL penalty is part of the reward. It is fixed before the updates begin.
 #
 # ## Exercises
 #
@@ -668,10 +594,8 @@ def pull_back_loss(logprobs, old_logprobs, advantages, mask, eps, alpha):
 check.pull_back_loss(pull_back_loss)
 
 # %% [markdown] tags=["exercise"]
-# When your loss passes, use it in a small world, where the true score of a policy can be *computed*. The world has
-# three words: *a*, *b* and the full stop that ends a response (lesson 05). A response has at most three words, so 15
-# are possible. We make 60 updates on a **perfect batch**: all 15, weighted with their probabilities, and their exact
-# advantages.
+# When your loss passes, use it in the small world of section 3. We make 60 updates on a **perfect batch**: all 15
+# responses, weighted with their probabilities, and their exact advantages.
 #
 # The cell draws the largest ratio of a token after each update, for PPO's loss and for yours. **Predict** both
 # curves first. Where does each of them end, above or below 1.2? And which of the two policies has the higher true
@@ -679,11 +603,6 @@ check.pull_back_loss(pull_back_loss)
 
 
 # %% tags=["exercise", "solution"]
-world = core.World.random(3, 3, seed=0)
-start = world.ref_logits  # a row of logits for each prefix: the old policy
-old_logprobs = world.logprobs(start)  # (15, 3): each response, each token
-
-
 def largest_ratio(loss):
     """The largest ratio after each update, and the true score after the last."""
     mask, logits, path = world.response_mask, start, []
@@ -779,92 +698,6 @@ watched = check.watch_updates(
 mine = [my_step([prompts[i] for i in index]) for index in order]
 check.whole_step(mine, by_hand, watched, actor=other_actor, critic=other_critic)
 
-# %% [markdown] tags=["exercise"]
-# **What does each line do?** Delete or alter one of these lines. Which curve of section 6 would show it?
-#
-# 1. `critic_optimizer.step()` is deleted.
-# 2. `temperature=0.7` is deleted in the update, in `models.policy_logprobs(actor, ...)`.
-# 3. `actor_optimizer.step()` is deleted.
-#
-# <details><summary>What a good answer contains</summary>
-#
-# 1. The explained variance stays near 0 or below, because the critic never learns.
-# 2. The clip fraction is tens of percent from the first training step. The policy has not changed yet, but most ratios
-#    already lie outside the range: they compare two temperatures.
-# 3. The KL and the clip fraction are 0 in all training steps, because the policy never changes. Score and gold stay level.
-#    The explained variance looks healthy: the critic learns without the actor.
-# </details>
-
-# %% [markdown] tags=["exercise"]
-# **5. Three runs without a name** *(medium, 15 minutes)*. Runs A, B and C differ in one setting only. Each was
-# repeated with three seeds: a line is their mean, the band their range. At least two settings can give such curves: name two. Which further curve tells you which of them it is, and
-# at which training step do you look? Which run has the warnings of section 8, and in which curves? Which of the three
-# policies would you give to people?
-#
-# *Hint:* what is the KL penalty in the very first batch? In each run the learning rate starts at a fifth of its full
-# value.
-
-# %% tags=["shared"]
-three_runs = check.three_runs()  # A, B and C
-show.curves(three_runs, columns=["score", "gold", "length"])
-
-# %% [markdown] tags=["exercise"]
-# <details><summary>Which settings fit, and where to look</summary>
-#
-# **Two settings fit.** One is the KL coefficient: high in run A, low in run B. The other is how far each
-# batch moves the policy: the learning rate or the number of epochs, low in run A and high in run B.
-#
-# **Look at the clip fraction of the first training step.** The rewards of a batch are computed once, before its updates.
-# In the first batch the policy is then still the reference, so the KL penalty is 0 at every token. So the KL coefficient
-# cannot change the first training step, but the other settings can. In its first training step, section 4 clips
-# 6 % of the tokens. With five times its learning rate it clips about a quarter. (The test of this page repeats both.)
-# The KL of the second batch tells the same, because it shows what the first training step has done.
-#
-# Now run the cell: which of the two settings is it?
-# </details>
-
-# %% tags=["exercise", "solution"]
-show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
-
-# %% [markdown] tags=["exercise"]
-# <details><summary>What a good answer contains</summary>
-#
-# In all three runs the clip fraction of the first training step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0
-# in run B and 0.25 in run C.
-#
-# The warnings:
-#
-# - **Run B has collapsed.** Its gold falls back in the second half. Its responses are nearly as long as allowed, and
-#   almost the same for all films. The KL grows to about 86 nats, and the entropy falls to about 0.4. The clip fraction
-#   gives a weak warning at most: from training step 4 to 9 it stays near 0.10, while in A and C it falls from 0.08
-#   to below 0.05.
-# - **Run A** has no warning, and has learned little.
-# - **Run C** has milder ones. Run the next cell: without run B, the two others can be compared. In C the length falls
-#   from 20 to 12 tokens, the entropy from 2.5 to 2.0, and the KL reaches about 4 nats. So do the runs with eight epochs and the
-#   clip in section 7, nearly. Only the clip fraction differs: at most 9 % here, 42 % there.
-#
-# **Which one for people?** Not B. Between A and C it is a choice. C has much more gold on test films, 2.01 against 0.61.
-# But its reviews are shorter and less varied. Lesson 07 sets a limit to the loss of variety, which C exceeds. Read samples
-# before you decide.
-#
-# Here are the first responses of the three policies (seed 0) to two test films:
-#
-# | film | A | B | C |
-# |---|---|---|---|
-# | *american psycho 2* | This is a movie that will uncover the kids of step along with their lives and the mind. | A funny and funny and funny and funny, funny and funny and funny and funny and hilarious. | It's a beautiful, entertaining movie; a very few not smart laughs and funny moments in. |
-# | *big bad love* | Compelling is the kind of movie that's actually watchable. | A funny and funny and funny and hilarious and funny and funny and funny and funny and funny and funny and funny and funny and funny. | A very funny, entertaining story. |
-#
-# Still, run B ends with the highest gold of the three. The gold model, like the reward model, was fitted on reviews
-# that people write. So both overrate a text that only repeats praise.
-# </details>
-
-# %% tags=["exercise", "solution"]
-show.curves(
-    three_runs[three_runs.variant != "B"],
-    columns=["kl", "length", "entropy"],
-    order=["A", "B", "C"],  # the colours of the figures above
-)
-
 # %% [markdown]
 # ## Questions
 #
@@ -922,74 +755,19 @@ show.microscope(after[place + measures], "ratio", text="all")
 # - The advantage of *er* is set to 0 in all four updates. In update 4 it still falls by 0.05. So about a third of the
 #   momentum comes from other tokens, through the shared weights. (Of the fall in all four updates, too, it is about a third.)
 #
-# **An unlucky batch.** What happens if one small batch is used 60 times? In the small world of exercise 3, the true
-# score can be computed, and compared with PPO's estimate. We draw 40 batches of 4 responses, each from the old policy.
-# The advantage of a response is its score minus the mean score of the other three. (`world`, `start` and `old_logprobs` are
-# those of exercise 3: run its last cell.)
+# **Forty batches.** The batch of section 3 is one of 40 that we drew, of 4 responses each. How is it on all of them?
 
 
 # %%
-def reuse(rows, eps):  # changes of PPO's estimate, true score and KL, (3, 61)
-    earned, logits, path = world.rewards[rows, None], start, []
-    advantages = earned - (earned.sum() - earned) / 3  # the same at each token
-    for _ in range(61):
-        logits = logits.detach().requires_grad_(True)
-        moved = world.logprobs(logits) - old_logprobs  # (15, 3)
-        kl = (world.probs(logits) * moved.sum(1)).sum()  # from the old policy
-        ratio = moved.exp()[rows]  # (4, 3)
-        gain = ratio * advantages
-        held = ratio.clamp(1 - eps, 1 + eps) * advantages  # the clipped term
-        score = world.objective(logits)
-        path.append([gain.sum(1).mean().item(), score.item(), kl.item()])
-        torch.minimum(gain, held).sum(1).mean().backward()  # PPO maximises this
-        logits = logits + logits.grad  # plain gradient ascent
-    return (torch.tensor(path) - torch.tensor(path[0])).T
-
-
-# %% [markdown]
-# **Predict.** The figure shows the batch after which the true score is lowest without the clip. What does PPO believe
-# there, and what is true? Think of both curves, without the clip and with it.
-
-# %% tags=["predict"]
 drawing = torch.Generator().manual_seed(0)
 probs = world.probs(start).expand(40, -1)
 batches = torch.multinomial(probs, 4, replacement=True, generator=drawing)
-free = torch.stack([reuse(rows, eps=torch.inf) for rows in batches])  # (40, 3, 61)
-clip = torch.stack([reuse(rows, eps=0.2) for rows in batches])
-worst = free[:, 1, -1].argmin()
-curves = {
-    "PPO's estimate, no clip": free[worst, 0],
-    "true score, no clip": free[worst, 1],
-    "PPO's estimate, clip 0.2": clip[worst, 0],
-    "true score, clip 0.2": clip[worst, 1],
-}
-show.lines(curves, xlabel="updates on one batch", ylabel="change", reference=0)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# Without the clip PPO's estimate rises all the way, to +2.90, while the true score falls by 0.51. With the clip the true
-# score falls by only 0.09.
-#
-# Why is this batch unlucky? The old policy's true score is −0.17. But the four responses have the scores −2.18, −0.86,
-# −0.72 and −0.72. So their advantages are −1.41, +0.35, +0.53 and +0.53. The last three look good beside −2.18, but
-# they, too, are worse than the mean of the old policy. The last two are the same response. The policy learns to
-# write it: without the clip, its probability rises from 0.03 to 0.95.
-# </details>
-#
-# How is it on all 40 batches? The last row stops the run without the clip at the KL from the old policy that the
-# clipped run has after 60 updates. (This KL lies between two updates, so we take the score on the line between them.)
-
-# %%
-stopped = [
-    np.interp(kl, path[2].cummax(0).values, path[1])
-    for kl, path in zip(clip[:, 2, -1], free)
-]
+free = torch.stack([updates(rows, eps=torch.inf)[1] for rows in batches])  # (40, 61)
+clip = torch.stack([updates(rows, eps=0.2)[1] for rows in batches])
 changes = {
-    "clip, 60 updates": clip[:, 1, -1],
-    "no clip, 60 updates": free[:, 1, -1],
-    "no clip, three updates": free[:, 1, 3],
-    "no clip, stopped at the KL of the clip": stopped,
+    "clip, 60 updates": clip[:, -1] - clip[:, 0],
+    "no clip, 60 updates": free[:, -1] - free[:, 0],
+    "no clip, three updates": free[:, 3] - free[:, 0],
 }
 pd.DataFrame(changes).agg(["mean", "min"]).T.round(2)
 
@@ -998,18 +776,10 @@ pd.DataFrame(changes).agg(["mean", "min"]).T.round(2)
 #   only the first of these two does, at −0.09.
 # - **At equal updates** no clip gains more: 0.82 on average, against 0.12. On 38 of 40 batches it ends higher. On the
 #   perfect batch of exercise 3 the true score rises by 1.21 without the clip (PPO's estimate by 1.49), and by 0.34 with it.
-# - **At equal KL** there is no clear difference: 0.13 against 0.12. And no batch ends below its start.
+# - **At equal KL** there is no clear difference. We stopped each run without the clip at the KL from the old policy that the
+#   run with the clip has after 60 updates. (This KL lies between two updates, so we take the score on the line between them.)
+#   The true score then rises by 0.13, against 0.12 with the clip. And no batch ends below its start.
 # - **So stopping early** can replace the clip here. PPO cannot see the true score, but it can measure the KL.
-#
-# **More of the runs of section 7.**
-#
-# - Does the clip help at equal KL? None of our runs without the clip ends at a KL of 4.2. *Two* epochs with the
-#   coefficient 0.1 go further than the collapsed runs, to 9.1, with a gold of 2.78. But their reviews are nearly as
-#   alike: 0.36 different pairs, the collapsed runs 0.27. So the distance may explain the collapse. A sign against it:
-#   the collapsed runs moved 2.9 nats with the first batch, with the clip 0.4.
-# - The coefficient 0.25 with two epochs has more gold than eight epochs on each of the three seeds.
-# - Eight epochs with the clip reach a clip fraction of 42 % at their peak, in training step 4, and still have a high gold.
-#   So a high clip fraction alone is no damage.
 #
 # **A log-ratio can be negative, the KL divergence cannot.** Say that two alternatives are possible at one position.
 # The policy gives them 0.4 and 0.6, the reference 0.2 and 0.8. Then the mean log-ratio is
@@ -1019,24 +789,6 @@ pd.DataFrame(changes).agg(["mean", "min"]).T.round(2)
 # with exact advantages, PPO's estimate would be right on average, however far the policy has moved. But a product of
 # many ratios is often far from 1, so a few responses with a large product would dominate the mean. So PPO takes
 # the single ratio. Lesson 11b explains a method that takes one ratio for the whole response (GSPO).
-#
-# **What `train_ppo` adds to the loop of section 4:**
-#
-# - *A clip for the critic.* With $T$ for the target and $c = 0.5$,
-#   $L^V = \tfrac12 \max\big((\hat V - T)^2,\, (\text{clip}(\hat V, \hat V_{\text{old}} - c, \hat V_{\text{old}} + c) - T)^2\big)$.
-#   A value that has moved by more than $c$ towards its target gets no gradient. Without it, the explained
-#   variance in the last training step is 0.63 instead of 0.65.
-# - *Whitening.* Without it, the gold is 1.35 instead of 1.36. The scale of the advantages has no effect here,
-#   because all gradients of the actor are longer than 1 and are shortened to 1.
-# - *A penalty for a missing EOS.* A response that is cut off at `max_new_tokens` has no end. Its score is lowered by 1.
-# - *Micro-batches.* A minibatch that is too large for the memory is split, and the gradients of its parts are
-#   added up. Divide the losses of each part by the number of tokens of the *whole* minibatch.
-# - *A learning-rate schedule.* The clip fraction follows it. In training step 19 of section 6 the rate is 2e-5, as in
-#   section 4. The clip fraction of this step is 0.5 %, as in the third training step of section 4. (In the very first
-#   training step it is 6 %, in section 4 and in section 6: our optimiser, AdamW, moves each weight by the full rate in
-#   its first update.)
-# - *A warm-up of the critic* (`critic_warmup`) trains it alone first. It is off. The critic learns fast beside the
-#   actor: in the runs of section 6 its explained variance is 0.42 after one training step.
 #
 # **PPO without a clip.** The PPO paper has a second form, with a penalty that grows
 # smoothly as the policy leaves the old one:

@@ -870,7 +870,7 @@ show.curves(controlled, columns=["kl", "kl_coef"])
 # In the batches of the training, gold without a penalty was 3.07 at step 10, and 2.64 at the last
 # step. The peak of 3.07 is the best of 24 noisy points, chosen afterwards, on 64 titles.
 #
-# These intervals do not include how much a run changes when it is repeated. Lesson 06 has runs with
+# These intervals do not include how much a run changes when it is repeated. Lesson 06b has runs with
 # the same settings and the same three seeds as 0.5 here (*as it is*). There gold is 1.36 and the KL
 # 1.84, and here they are 1.43 and 2.04. In their first four steps the runs of a seed differ only
 # by rounding: the KL by less than 0.000001 nats. Sampling makes this grow. At the end, for one seed,

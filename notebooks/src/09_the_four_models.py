@@ -164,7 +164,7 @@ one[made].rename(columns={"kl": "log-ratio"}).round(2)
 # A good score is not enough. The actor finds this review
 # $e^{5.39}$ times, or 219 times, as likely as the reference does. The KL penalty takes back more than the
 # reward model gives: the sum of the rewards is −1.43, and the critic expected −0.52. All seven advantages
-# (before whitening, lesson 06) are negative. Taken alone, this review would become less likely.
+# (before whitening, lesson 06b) are negative. Taken alone, this review would become less likely.
 #
 # The **token microscope** shows all numbers of all four responses. Colour is the reward, or what you
 # choose in the menu: blue is positive, orange negative.
@@ -500,7 +500,7 @@ check.explained_by_position(explained_by_position)
 # **2. From four models to one number** *(medium, 25 minutes)*. You get what the four models say:
 # `scores` (B,), `old_logprobs`, `ref_logprobs` and `values`, (B, R) each, with `mask` and
 # `kl_coef`. Return the *whitened* advantages, (B, R), and 0 where the mask is false. Use
-# $\lambda = 0.95$ and no discount. Whitened means, as in lesson 06: subtract the mean over all real
+# $\lambda = 0.95$ and no discount. Whitened means, as in lesson 06b: subtract the mean over all real
 # tokens of the batch, and divide by the standard deviation (the variance divides by the number of
 # tokens).
 #

@@ -19,7 +19,7 @@
 # - say why sampling is limited by reading from memory, and training by arithmetic,
 # - choose among the usual savings, and say what each one costs.
 #
-# **You need** lesson 04 (REINFORCE, baselines) and lesson 06 (PPO and its four models). Lesson 07
+# **You need** lesson 04 (REINFORCE, baselines) and lessons 06 and 06b (PPO and its four models). Lesson 07
 # (the KL penalty) helps. About 60 minutes to read and 105 for the exercises.
 
 # %%
@@ -418,7 +418,7 @@ table
 # %% [markdown]
 # At this size the activations dominate, so adapters save only a third of the memory.
 #
-# The variants went differently far from the reference. So we **compare at equal KL** (lesson 06). The
+# The variants went differently far from the reference. So we **compare at equal KL** (lesson 06b). The
 # line is PPO as it is, with four KL coefficients:
 #
 # | KL coefficient | 2 | 1 | 0.5 | 0.25 |

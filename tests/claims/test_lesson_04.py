@@ -1,5 +1,6 @@
 """Lesson 04, the policy gradient: every number of its prose, and what the lesson leaves out."""
 
+import copy
 import itertools
 import math
 import re
@@ -66,6 +67,10 @@ def one_logit(said):
     up, down = parts.tolist()
     assert up - down == pytest.approx(gradient.item())
     reach = SMALL.probs(SMALL.ref_logits)[[y.startswith("good") for y in SMALL.labels]].sum()
+    said("| $P(\\text{reach } s)$ |", reach)
+    said("| $\\pi(a \\mid s)$ |", pi)
+    said("| $Q(s,a) - V(s)$ |", q[1, 0], values[1])
+    assert reach * pi * (q[1, 0] - values[1]) == pytest.approx(gradient.item())
     said("| **up** |", reach, pi, q[1, 0], reach, pi, q[1, 0], up)
     said("| **down** |", reach, -pi, values[1], reach, -pi, values[1], -down)
 
@@ -327,6 +332,29 @@ def test_each_review_has_words_of_praise_after_training():
     after = [re.findall("<td[^>]*>(.*?)</td>", row)[-1] for row in rows]
     assert len(after) == 3 and any("funny" in review for review in after)
     assert all(any(word in review for word in PRAISE) for review in after)
+
+
+@pytest.mark.slow
+def test_words_of_praise_have_become_more_likely_in_the_reviews_from_before():
+    """The strips of section 10, from `train_group`, which leaves the weights of the page's loop."""
+    start, tokenizer = models.load_policy("tiny-reviews-sft")
+    reward_model, _ = models.load_scalar("tiny-reviews-reward")
+    score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)
+    config = loops.GroupConfig.plain("reinforce", steps=6, kl=loops.KLConfig(kl_coef=0))
+    assert config.prompts_per_step == 64 and config.optimiser.lr == 1e-4
+    policy, _ = loops.train_group(
+        copy.deepcopy(start), tokenizer, tasks.reviews.rl_prompts(), score, config
+    )
+    titles = tasks.reviews.eval_prompts("test")[:3]
+    (batch,) = models.sample_text(start, tokenizer, titles, config=config.sampling, seed=0)
+    with torch.no_grad():
+        now = models.policy_logprobs(policy, batch, temperature=config.sampling.temperature)
+    change, found = now - batch.old_logprobs, {}
+    for row, ids, mask in zip(change, batch.response_ids, batch.response_mask, strict=True):
+        for token, moved in zip(ids[mask].tolist(), row[mask].tolist(), strict=True):
+            found.setdefault(tokenizer.decode([token]).strip(), []).append(moved)
+    assert all(min(found[word]) > 0.7 for word in ("funny", "great"))
+    assert all(max(found[word]) < -0.4 for word in ("but", "us", "eless"))
 
 
 # ---- section 10 and exercise 6: the loop, with pieces of it replaced

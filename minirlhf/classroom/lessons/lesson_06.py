@@ -1,14 +1,12 @@
-"""Exercises of lesson 06: the loss, clipped tokens, a pull back, runs to diagnose.
+"""Exercises of lesson 06: the loss, clipped tokens, a pull back.
 
 The whole step is in lesson_06_step.py.
 """
 
-import pandas as pd
 import torch
 
 from minirlhf.classroom.exercise import Exercise
 from minirlhf.core import policy_gradient
-from minirlhf.experiments.records import results
 
 
 def _mask(g, rows=3, width=4):
@@ -327,20 +325,3 @@ pull_back_loss = Exercise(
     differentiate=("logprobs",),
     edges=(_OUTSIDE,),
 )
-
-
-# ---- three runs without a name
-LETTERS = {"kl_coef 2": "A", "kl_coef 0": "B", "kl_coef 0.25": "C"}
-TELLING = ["experiment", "claim", "command", "commit", "kl_coef"]  # these columns give it away
-
-
-def three_runs() -> pd.DataFrame:
-    """The logs of three recorded runs of PPO that differ in one setting, without its name.
-
-    Returns:
-        A row per step and seed, in order, ready for `show.curves`. The column `variant` is A, B or
-        C.
-    """
-    history = results("leash_history").drop(columns=TELLING)
-    history["variant"] = history.variant.map(LETTERS)
-    return history.dropna(subset="variant").sort_values(["variant", "seed", "step"])
