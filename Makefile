@@ -13,7 +13,7 @@ test: setup
 stress: setup
 	$(RUN) -m pytest -q -m stress tests/stress -n 2 --dist worksteal
 lab: setup
-	$(RUN) -m jupyter lab notebooks
+	$(RUN) -m jupyter lab --preferred-dir notebooks
 course: setup
 	$(RUN) -m minirlhf.cli course
 site: setup
