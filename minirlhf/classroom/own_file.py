@@ -154,10 +154,12 @@ def supervised(path: Path, what: str, seconds: float = SECONDS) -> Iterator[None
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     pressed: list[int] = []
+    running = True
 
     def interrupted(number: int, frame: object) -> None:
         pressed.append(number)
-        raise KeyboardInterrupt
+        if running:  # afterwards the message is written, and nothing may break it off
+            raise KeyboardInterrupt
 
     path = path.absolute()  # as in a traceback
     before, folder, places = shared_settings(), str(path.parent), [*sys.path]
@@ -170,11 +172,14 @@ def supervised(path: Path, what: str, seconds: float = SECONDS) -> Iterator[None
         signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if the code catches it
     sys.path.append(folder)  # files beside it can be imported
     try:
-        with redirect_stdout(_Output(sys.stdout)), redirect_stderr(_Output(sys.stderr)):
-            yield
+        try:
+            with redirect_stdout(_Output(sys.stdout)), redirect_stderr(_Output(sys.stderr)):
+                yield
+        finally:
+            running = False
     except BaseException as error:
         if signal.SIGINT in pressed:
-            raise
+            raise KeyboardInterrupt from error
         cause = f"it did not finish within {seconds:g} seconds." if pressed else _told(error, path)
         raise ValueError(f"{path.name} {what}: {cause}") from error
     finally:
@@ -186,6 +191,8 @@ def supervised(path: Path, what: str, seconds: float = SECONDS) -> Iterator[None
             sys.path.remove(folder)
         sys.path += [place for place in places if place not in sys.path]  # it may have emptied it
         changed = restore_settings(before)
+    if signal.SIGINT in pressed:
+        raise KeyboardInterrupt
     if changed:
         raise ValueError(
             f"{path.name} {what}: it changes {', '.join(changed)} for all code that runs after it; "

@@ -1,11 +1,13 @@
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from minirlhf.classroom import own_file
 from minirlhf.classroom.check import EXERCISES
 from minirlhf.classroom.mine import PLACES, described, load_mine, supervised, tour_formulas
 from minirlhf.classroom.own_file import reward_of
@@ -222,6 +224,23 @@ def test_a_file_that_misbehaves_ends_in_one_sentence(source, said, tmp_path, mon
     text = str(error.value)
     assert text.startswith("my_rlhf.py") and said in text and "\n" not in text, text
     assert before == (os.getcwd(), torch.get_default_dtype()) and torch.is_grad_enabled()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no such timer")
+def test_a_time_limit_that_ends_while_the_error_is_told_does_not_break_it_off(
+    tmp_path, monkeypatch
+):
+    told = own_file._told
+
+    def slow(*args):
+        signal.raise_signal(signal.SIGALRM)
+        return told(*args)
+
+    monkeypatch.setattr(own_file, "_told", slow)
+    path = tmp_path / "my_rlhf.py"
+    path.write_text("1 / 0")
+    with pytest.raises(ValueError, match="ZeroDivisionError: division by zero"):
+        load_mine(path)
 
 
 def test_a_file_may_print_and_import_its_neighbour(tmp_path, capsys):
