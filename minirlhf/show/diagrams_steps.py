@@ -195,7 +195,7 @@ def _new_networks(axes: Axes, row: Mapping[str, float] | None) -> None:
     critic = [("head", "new critic"), ("text", "loss: \u00bd (value - target)\u00b2")]
     actor = [
         ("head", "new actor"),
-        ("text", "clipped ratio \u00d7 advantage"),
+        ("text", "min(ratio A, clip(ratio) A)"),
         ("text", "ratio: new / old probability"),
     ]
     for y, height, lines, result in ((324, 64, critic, loss), (408, 80, actor, clipped)):

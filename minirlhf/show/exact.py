@@ -149,7 +149,7 @@ def _sequence_bars(axes: Axes, world: World, tables: Mapping) -> None:
     for row, reward in enumerate(world.rewards.tolist()):
         axes.text(largest * 1.22, row, f"{reward:+z.2f}", ha="right", va="center", fontsize=8)
     axes.text(largest * 1.22, -0.75, "r", ha="right", va="center", style="italic", fontsize=9)
-    axes.set(xlim=(0, largest * 1.24), xlabel="probability of the sequence; r: its reward")
+    axes.set(xlim=(0, largest * 1.24), xlabel="probability of the response; r: its score")
 
 
 def policy_bars(

@@ -489,7 +489,7 @@ print("loss, nats per response:", round(loss.item(), 3))
 #
 # where $p(y)$ is the share of the response $y$. In words: the mean surprise under the true shares.
 # A policy has an entropy, too: take its own probabilities as $p$. It says how undecided the policy
-# is. It is 0 if the policy always writes the same. Lesson 06 watches it.
+# is. It is 0 if the policy always writes the same. Lesson 06b watches it.
 #
 # **What RL will do instead.** Compare the two directions in which the weights are pushed.
 # $\nabla \log \pi(y \mid x)$ is the direction in which the weights must change to make the response

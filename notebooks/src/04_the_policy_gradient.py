@@ -404,8 +404,8 @@ counts.fillna(0).astype(int).rename_axis("runs that end near")
 # - **The score** reaches the best policy in all 40 runs.
 # - **With an offset of 20** and no baseline, the mean at the end is about 0.7. But no run ends near
 #   it: 14 runs end near 2, 5 near 1, 18 near 0 and 3 near −1. Every sampled response is pushed up by
-#   about 20. So soon one response has nearly all of the probability, and the expected score is near
-#   *its* score. Chance decides which one.
+#   about 20. So one response soon has nearly all of the probability, and the expected score is near
+#   *its* score. Chance decides which one, and when another takes its place.
 # - **With the baseline** the line is nearly that of the left panel.
 #
 # The *expected* gradient is the same. The spread alone decides.
@@ -507,40 +507,40 @@ pd.DataFrame(log).rename_axis("step").T.round(2)
 # well! The scores are now above the mean of earlier batches, so most advantages are positive, and
 # each is multiplied with a large $-\log \pi(y)$.
 #
-# Your numbers may differ, because another processor rounds differently.
+# Your numbers may differ a little.
 #
 # Reviews of three films: what has changed?
 
 # %%
 titles = tasks.reviews.eval_prompts("test")[:3]
-reviews = {}
-for name, model in {"after six steps": policy, "before": start}.items():
-    (batch,) = models.sample_text(model, tokenizer, titles, config=sampling, seed=0)
-    reviews[name] = models.decode(tokenizer, batch)
 names = [title.strip() for title in titles]
-show.texts(pd.DataFrame(reviews, index=names)[["before", "after six steps"]])
+(before,) = models.sample_text(start, tokenizer, titles, config=sampling, seed=0)
+(after,) = models.sample_text(policy, tokenizer, titles, config=sampling, seed=0)
+reviews = {"before": before, "after six steps": after}
+reviews = {name: models.decode(tokenizer, batch) for name, batch in reviews.items()}
+show.texts(pd.DataFrame(reviews, index=names))
 
 # %% [markdown]
 # Before the training the reviews are mixed, or hard to understand. Afterwards each has words of
-# praise, such as *funny*. Nothing in this loop keeps the policy near good English. Lessons 06 and 07
-# add what does.
+# praise, such as *funny*. Lessons 06 and 07 keep the policy near good English.
 #
 # Which tokens have moved? Below each token of the reviews *before* is the change of its log-probability.
 
 # %%
-with torch.no_grad():  # `batch` holds the reviews "before"
-    now = models.policy_logprobs(policy, batch, temperature=0.7)
+with torch.no_grad():
+    now = models.policy_logprobs(policy, before, temperature=0.7)
 strips = {}
 for i, title in enumerate(names):
-    real = batch.response_mask[i]
-    tokens = [tokenizer.decode([t]) for t in batch.response_ids[i, real].tolist()]
-    strips[title] = tokens, (now - batch.old_logprobs)[i, real]
+    real = before.response_mask[i]
+    tokens = [tokenizer.decode([t]) for t in before.response_ids[i, real].tolist()]
+    strips[title] = tokens, (now - before.old_logprobs)[i, real]
 show.token_strips(strips)
 
 # %% [markdown]
-# *funny* and *great* have become more likely, *but* and *useless* less. Yet each token of a review
-# was pushed with the *same* number, that of the whole review. So how does the policy tell them apart? Only by counting: over
-# hundreds of reviews, *great* stands more often in those with a high score. Lesson 05 looks for a better way.
+# *funny* and *great* (of *greatest*) have become more likely, *but* and *us-eless* less. Yet *starts* and the full
+# stop have moved as much. For each token gets the push of its whole review. A word of praise is mostly in reviews
+# with a high score, so over many reviews its pushes add up. Other words' pushes mostly cancel. Lesson 05 looks for a
+# better way.
 #
 # ## What to remember
 #
@@ -845,8 +845,8 @@ show.curves(
 # the formula of section 1 is known as the score-function estimator. That word has nothing to do
 # with our scores.
 #
-# **The three factors of section 3.** Take the logit of *good* after the prefix *good* again. The derivative of $\log \pi(y)$ is
-# $1 - \frac13$ if *good* follows, and $-\frac13$ if another word follows. So each push has two parts:
+# **The three factors of section 3.** Take the logit of *good* after the prefix *good* again. The derivative of $\log
+# \pi(y)$ is $1 - \frac13$ if *good* follows, and $-\frac13$ if another word follows. So each push has two parts:
 #
 # | part | when | how often | the logit moves by | mean |
 # |---|---|---|---|---|
@@ -855,9 +855,9 @@ show.curves(
 #
 # Reach times probability times $Q$, minus reach times probability times $V$: this is the formula.
 #
-# **The value and the return in section 8.** Take *bad* after *good*: the score is 0 and $V$ is 1, and 0 − 1 = −1 is the
-# return of *bad*. Here $V$ is what has already been paid, because the uniform policy earns 0 on average from there on. So
-# subtracting the value leaves the return. For other policies the two differ.
+# **The value and the return in section 8.** Take *bad* after *good*: the score is 0 and $V$ is 1, and 0 − 1 = −1 is
+# the return of *bad*. Here $V$ is what has already been paid, because the uniform policy earns 0 on average from
+# there on. So subtracting the value leaves the return. For other policies the two differ.
 #
 # **What a baseline saves.** The spread falls with the root of the batch size. In section 8 you would need
 # about 260 times as many responses to come down from 20.25 to 1.26 without a baseline.

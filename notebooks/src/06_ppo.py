@@ -108,7 +108,8 @@ from minirlhf.classroom import FAST, check
 # | ten times smaller | 0.51 − 0.49 = 0.02 | 0.5 · 0.02 = 0.01 | 0.46 · 0.02 = 0.0092 | 0.04 · 0.02 = 0.0008 |
 #
 # The error is a product: how much less often *not* is written, times the mean advantage after it. For a change ten
-# times smaller, both are ten times smaller. So the error is a hundred times smaller: it grows with the *square* of the change.
+# times smaller, both are ten times smaller. So the error is a hundred times smaller: it grows with the *square* of
+# the change.
 #
 # **The gradient.** Without the clip PPO would maximise its estimate. REINFORCE's gradient for one token is
 # $A_t \nabla \log \pi$. That of $\rho_t A_t$ has the weight $\rho_t$, too:
@@ -161,9 +162,9 @@ show.clip(eps=0.2)
 # Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient. A token that loses its gradient in this way
 # is called **clipped**. The **clip fraction** is the share of clipped tokens.
 #
-# The clip does not hold a token at 1.2. It only stops the pushing, once the token is beyond. Two things can still move it
-# on. All tokens share the policy's weights, so the updates of other tokens move it, too. And the optimiser has
-# **momentum**: it moves the weights along a running mean of the gradients, so earlier pushes go on.
+# The clip does not hold a token at 1.2. It only stops the pushing, once the token is beyond. Two things can still
+# move it on. All tokens share the policy's weights, so the updates of other tokens move it, too. And the optimiser
+# has **momentum**: it moves the weights along a running mean of the gradients, so earlier pushes go on.
 #
 # **Why the minimum?** Outside the range the clipped term is a constant, so it has no gradient. The loss is minus the
 # *smaller* term. Take care with negative terms: −0.8 is smaller than −0.6. Here are four tokens by hand:
@@ -202,7 +203,8 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -0.6, 0.8, 1.5]]))
 # | *bab* | −0.72 | +0.53 |
 # | *bab*, again | −0.72 | +0.53 |
 #
-# Each token of a response gets the response's advantage (lesson 04).
+# The advantage of a response is split evenly among its three tokens, so that the advantages add up to it, as in
+# section 2.
 
 # %% tags=["shared"]
 world = core.World.random(3, 3, seed=0)
@@ -213,7 +215,8 @@ old_logprobs = world.logprobs(start)  # (15, 3): each response, each token
 # %%
 def updates(rows, eps):  # 60 updates with one batch; the numbers before and after each
     scores, logits, path = world.rewards[rows, None], start, []
-    advantages = scores - (scores.sum() - scores) / 3  # (4, 1)
+    advantages = scores - (scores.sum() - scores) / 3  # of the responses, (4, 1)
+    advantages = advantages / 3  # of each token
     for _ in range(61):
         logits = logits.detach().requires_grad_(True)
         ratio = (world.logprobs(logits) - old_logprobs).exp()[rows]  # (4, 3)
@@ -221,8 +224,9 @@ def updates(rows, eps):  # 60 updates with one batch; the numbers before and aft
         clipped = ratio.clamp(1 - eps, 1 + eps) * advantages
         path.append([free.sum(1).mean().item(), world.objective(logits).item()])
         torch.minimum(free, clipped).sum(1).mean().backward()  # PPO maximises this
-        logits = logits + logits.grad  # plain gradient ascent
-    return torch.tensor(path).T  # (2, 61): PPO's estimate of the gain, true score
+        logits = logits + 3 * logits.grad  # plain gradient ascent
+    path = torch.tensor(path).T  # (2, 61): PPO's estimate of the gain, true score
+    return path - path[:, :1]  # how much both have changed
 
 
 # %% [markdown]
@@ -237,16 +241,17 @@ curves = {
     "PPO's estimate, clip 0.2": clipped[0],
     "true score, clip 0.2": clipped[1],
 }
-show.lines(curves, xlabel="updates on one batch", ylabel="score", reference=0)
+show.lines(curves, xlabel="updates on one batch", ylabel="change", reference=0)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Without the clip PPO's estimate rises all the way, to +2.90. But the true score *falls*, from −0.17 to −0.69. With the clip
-# both move little: the estimate rises to 0.66, and the true score falls to −0.26.
+# Without the clip PPO's estimate rises all the way, to 0.97. But the true score *falls* by 0.51. With the clip both
+# move little: the estimate rises by 0.22, and the true score falls by 0.09.
 #
-# Why does it fall at all? All four responses are worse than the mean of the old policy, −0.17. The last three only look
-# good beside *aa.* So the policy learns to write *bab*: without the clip, its probability rises from 0.03 to 0.95.
+# The first two updates do no harm: the true score even rises a little, by 0.03. The reuse does the damage. Why? All
+# four responses are worse than the mean of the old policy, −0.17. The last three only look good beside *aa.* So the
+# policy learns to write *bab*: without the clip, its probability rises from 0.03 to 0.95.
 # </details>
 #
 # So PPO cannot see the damage: its own estimate says that all is well. The clip does not make the batch better. It
@@ -261,7 +266,7 @@ show.lines(curves, xlabel="updates on one batch", ylabel="score", reference=0)
 # | model | what it does | starts as | trained? |
 # |---|---|---|---|
 # | **actor** $\pi$ | the policy: it writes the responses | the SFT model (supervised fine-tuning, lesson 03) | yes |
-# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model. In lesson 05 it was trained first. Here it learns during PPO: one or two training steps are enough (lesson 06b) | yes |
+# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model. In lesson 05 it was trained first. Here it learns during PPO: it learns quickly, within two training steps (lesson 06b) | yes |
 # | **reward model** | scores a finished response | itself | no |
 # | **reference** $\pi_{\text{ref}}$ | gives log-probabilities to compare with | a copy of the actor | no |
 #
@@ -304,11 +309,11 @@ show.lines(curves, xlabel="updates on one batch", ylabel="score", reference=0)
 #
 # $$ \delta_t = r_t + \gamma \hat V_{t+1} - \hat V_t , \qquad \hat A_t = \delta_t + \gamma\lambda\, \hat A_{t+1} . $$
 #
-# After the last token, $\hat V$ and $\hat A$ are 0. We use $\gamma = 1$ and $\lambda = 0.95$. The **critic's target** is
-# $\hat A_t + \hat V_t$.
+# After the last token, $\hat V$ and $\hat A$ are 0. We use $\gamma = 1$ and $\lambda = 0.95$. The **critic's target**
+# is $\hat A_t + \hat V_t$.
 #
-# **5. Update.** An **epoch** is one pass over the batch. We make two. In each epoch the 64 responses are shuffled
-# and cut into two **minibatches** of 32, so one training step makes four updates. The actor's loss is that of section 3.
+# **5. Update.** An **epoch** is one pass over the batch. We make two. In each epoch the 64 responses are shuffled and
+# cut into two **minibatches** of 32, so one training step makes four updates. The actor's loss is that of section 3.
 # The critic's loss is half the squared difference between its value and its target.
 #
 # First the models and their optimisers:
@@ -471,8 +476,9 @@ show.curves(
 # | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model | rises too |
 # | **kl** | the KL (section 4), as a mean over the responses of the batch | grows to about 2 and stays near that |
 #
-# Why is *gold* needed? The policy is trained to raise the score, so a rising score only says that the training works. If gold
-# rises too, the reviews have become better for a judge that the policy could not learn to please.
+# Why is *gold* needed? The policy is trained to raise the score, so a rising score only says that the training works.
+# If gold rises too, the reviews are also better for a judge that the training never asks. (It can share errors with
+# the reward model: lesson 06b has an example.)
 #
 # Read samples as well. Here is the first one for each of three of the 76 test films, which training never sees.
 
@@ -483,9 +489,10 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # %% [markdown]
 # On average PPO's reviews are shorter: 14.5 tokens instead of 19.0.
 #
-# **Is PPO better than REINFORCE?** With the same learning rate and as many samples, its score rises about
-# twice as fast in the first training steps. What the critic, the reuse and the clip each add to this is the question of
-# lesson 06b.
+# **Is PPO better than REINFORCE?** With the same learning rate and as many samples, it learns faster: the mean score
+# over the whole training is higher by 0.2 to 0.3. But it also moves further from the reference. At the same distance
+# from it, plain REINFORCE has as much gold here. Lesson 06b shows how we compare, and what the critic, the reuse and
+# the clip each add.
 
 # %% [markdown]
 # ## What to remember
@@ -496,6 +503,7 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # - The clip takes the gradient from tokens that have moved far enough in the right direction. It does not hold them.
 # - One training step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
 # - The KL penalty is part of the reward. It is fixed before the updates begin.
+# - PPO learns faster than REINFORCE. At the same distance from the reference, both have as much gold here (lesson 06b).
 #
 # ## Exercises
 #
@@ -566,8 +574,8 @@ check.clipped_share(clipped_share)
 # It must not jump at the end of the range. $\alpha$ can be any positive number, also above 1. Return the *loss*.
 # The arguments have the shapes of exercise 1. Return 0 where the mask is false.
 #
-# *Hint:* first draw both panels of section 3's figure on paper, with the new parts. What is the formula of the new piece
-# for $\hat A < 0$? Which one expression, with the clipped ratio in it, gives both?
+# *Hint:* first draw both panels of section 3's figure on paper, with the new parts. What is the formula of the new
+# piece for $\hat A < 0$? Which one expression, with the clipped ratio in it, gives both?
 
 
 # %% tags=["exercise"]
@@ -748,12 +756,14 @@ show.microscope(after[place + measures], "ratio", text="all")
 # its row, run `recorded[recorded.clipped & recorded.used & (recorded.updates == 3)].T`. (`used` is true if the next
 # update uses the token's response.)
 #
-# **Why *er* moves on.** In update 4 its log-probability falls by 0.15. We repeated the training step with one change each:
+# **Why *er* moves on.** In update 4 its log-probability falls by 0.15. We repeated the training step with one change
+# each:
 #
 # - The gradient of update 4 is set to 0. *er* falls just as far in this update, by 0.16. So momentum alone moves it:
 #   the gradients of the first three updates.
 # - The advantage of *er* is set to 0 in all four updates. In update 4 it still falls by 0.05. So about a third of the
-#   momentum comes from other tokens, through the shared weights. (Of the fall in all four updates, too, it is about a third.)
+#   momentum comes from other tokens, through the shared weights. (Of the fall in all four updates, too, it is about a
+#   third.)
 #
 # **Forty batches.** The batch of section 3 is one of 40 that we drew, of 4 responses each. How is it on all of them?
 
@@ -765,20 +775,22 @@ batches = torch.multinomial(probs, 4, replacement=True, generator=drawing)
 free = torch.stack([updates(rows, eps=torch.inf)[1] for rows in batches])  # (40, 61)
 clip = torch.stack([updates(rows, eps=0.2)[1] for rows in batches])
 changes = {
-    "clip, 60 updates": clip[:, -1] - clip[:, 0],
-    "no clip, 60 updates": free[:, -1] - free[:, 0],
-    "no clip, three updates": free[:, 3] - free[:, 0],
+    "clip, 60 updates": clip[:, -1],
+    "no clip, 60 updates": free[:, -1],
+    "no clip, three updates": free[:, 3],
 }
 pd.DataFrame(changes).agg(["mean", "min"]).T.round(2)
 
 # %% [markdown]
-# - **How rare is the damage?** Of the 40 batches, 2 end below the start without the clip, at −0.51 and −0.11. With the clip
-#   only the first of these two does, at −0.09.
+# - **How rare is the damage?** Of the 40 batches, 2 end below the start without the clip, at −0.51 and −0.11. With
+#   the clip only the first of these two does, at −0.09.
 # - **At equal updates** no clip gains more: 0.82 on average, against 0.12. On 38 of 40 batches it ends higher. On the
-#   perfect batch of exercise 3 the true score rises by 1.21 without the clip (PPO's estimate by 1.49), and by 0.34 with it.
-# - **At equal KL** there is no clear difference. We stopped each run without the clip at the KL from the old policy that the
-#   run with the clip has after 60 updates. (This KL lies between two updates, so we take the score on the line between them.)
-#   The true score then rises by 0.13, against 0.12 with the clip. And no batch ends below its start.
+#   perfect batch of exercise 3 the true score rises by 1.21 without the clip (PPO's estimate by 1.49), and by 0.34
+#   with it.
+# - **At equal KL** there is no clear difference. We stopped each run without the clip at the KL from the old policy
+#   that the run with the clip has after 60 updates. (This KL lies between two updates, so we take the score on the
+#   line between them.) The true score then rises by 0.13, against 0.12 with the clip. And no batch ends below its
+#   start.
 # - **So stopping early** can replace the clip here. PPO cannot see the true score, but it can measure the KL.
 #
 # **A log-ratio can be negative, the KL divergence cannot.** Say that two alternatives are possible at one position.
@@ -797,13 +809,12 @@ pd.DataFrame(changes).agg(["mean", "min"]).T.round(2)
 # $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$. Another way is to stop the updates on a batch when this KL is large
 # (Spinning Up does).
 #
-# **Other libraries.** TRL and DeepSpeed-Chat clip the value at 0.2, OpenRLHF at 0.5 as here. If $\hat A < 0$ and the ratio
-# is very large, so is the loss; verl bounds it by a second clip (*dual clip*).
+# **Other libraries.** If $\hat A < 0$ and the ratio is very large, so is the loss. verl bounds it by a second clip
+# (*dual clip*).
 #
-# **References.** Schulman et al. 2017, *Proximal policy optimization algorithms* (sections 3 and 4).
-# Schulman et al. 2015, *Trust region policy optimization* (why not too far). Engstrom et al. 2020,
-# *Implementation matters in deep policy gradients*. Huang et al. 2022, *The 37 implementation details
-# of PPO*. Ye et al. 2020 (dual clip). Ziegler et al. 2019 (PPO for language models).
+# **References.** Schulman et al. 2017, *Proximal policy optimization algorithms* (sections 3 and 4). Schulman et al.
+# 2015, *Trust region policy optimization* (why not too far). Ye et al. 2020 (dual clip). Ziegler et al. 2019 (PPO for
+# language models).
 #
 # *How this lesson is checked:* its loop equals `train_ppo` (`tests/loops/test_by_hand.py`), and every
 # number about a recorded run is compared with the record (`tests/claims/test_lesson_06.py`).

@@ -19,6 +19,8 @@
 # - work out from the curves which setting made a run go wrong,
 # - compare two runs fairly: at equal KL.
 #
+# Lessons 04 to 06 promised that a critic, GAE and the clip help. Section 5 looks at what came of this.
+#
 # **You need** lesson 06 (PPO). About 35 minutes to read and 60 for the exercises.
 
 # %%
@@ -33,9 +35,9 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. A healthy run
 #
-# Lesson 06 wrote one training step of proximal policy optimisation (PPO). This lab reads whole runs.
-# We recorded them, so that you do not have to wait: each is `train_ppo` with 24 training steps of 64 responses. Each was
-# repeated with three seeds. In the figures a line is the mean over the seeds, and the band reaches from the lowest to the
+# Lesson 06 wrote one training step of proximal policy optimisation (PPO). This lab reads whole runs. We recorded
+# them, so that you do not have to wait: each is `train_ppo` with 24 training steps of 64 responses. Each was repeated
+# with three seeds. In the figures a line is the mean over the seeds, and the band reaches from the lowest to the
 # highest seed.
 #
 # The usual settings of `train_ppo` differ from lesson 06's loop in six ways:
@@ -72,17 +74,18 @@ show.curves(
 #
 # The other three say how the training is going:
 #
-# **Entropy** says how undecided the policy is about the next token (lesson 03), in nats. It is the first place to see that the
-# samples become alike. Here it stays between 2.1 and 2.6, so the reviews are still varied.
+# **Entropy** says how undecided the policy is about the next token (lesson 03), in nats. Where it is low, the
+# samples are alike. Here it stays between 2.1 and 2.6, so the reviews are still varied.
 #
-# **The clip fraction** (`clip_fraction`) is the share of clipped tokens, over all updates of a training step. It says how far
-# the updates on one batch move the policy. It peaks at 8 to 9 %, and falls to 0 together with the learning rate.
+# **The clip fraction** (`clip_fraction`) is the share of clipped tokens, over all updates of a training step. It says
+# how far the updates on one batch move the policy. It peaks at 8 to 9 %, and falls to 0 together with the learning
+# rate.
 #
 # **The explained variance** says how well the critic predicts its targets. 1 is perfect, and 0 is as good as a
-# constant. It starts below 0: the critic is still a copy of the reward model, which has learned to score *finished* reviews.
-# It reaches 0.42 after one training step, and 0.7 at the end. This flatters the critic. Its targets contain its own
-# predictions (lesson 06, section 4), so it is partly compared with itself. Lesson 05 compared its critic with the
-# returns $G_t$, and found 0.40.
+# constant. It starts near 0 or below: the critic is still a copy of the reward model, which has learned to score
+# *finished* reviews. It reaches 0.42 after one training step, 0.48 after two, and 0.7 at the end. This flatters the
+# critic. Its targets contain its own predictions (lesson 06, section 4), so it is partly compared with itself. Lesson
+# 05 compared its critic with the returns $G_t$, and found 0.40.
 
 # %% [markdown]
 # ## 2. A run that goes wrong
@@ -90,8 +93,8 @@ show.curves(
 # We trained PPO again with *eight* epochs on each batch instead of two: with the clip (orange) and without it (green).
 # The runs called *as it is* (blue) have two epochs and the clip.
 #
-# **Predict.** The figure shows score, gold, KL, length, entropy and clip fraction. In which of these will the green runs
-# differ from the others, and in which direction?
+# **Predict.** The figure shows score, gold, KL, length, entropy and clip fraction. In which of these will the green
+# runs differ from the others, and in which direction?
 
 # %% tags=["predict"]
 compared = ["as it is", "eight epochs", "eight epochs, no clip"]
@@ -111,12 +114,12 @@ show.curves(
 # - Score and gold fall back in between. At the end both look fine again.
 # - The clip fraction is near 0, because "no clip" is a very wide range.
 #
-# With the clip (orange), eight epochs do not collapse. But these runs, too, show warnings: their responses shrink from 20
-# to 10 tokens, and the clip fraction reaches 42 %.
+# With the clip (orange), eight epochs do not collapse. But these runs, too, show warnings: their responses shrink
+# from 20 to 10 tokens, and the clip fraction reaches 42 %.
 # </details>
 #
-# Score and gold look fine at the end of all three. So read samples. These are the first ones of seed 0, for three of the
-# 76 test films, which training never sees:
+# Score and gold look fine at the end of all three. So read samples. These are the first ones of seed 0, for three of
+# the 76 test films, which training never sees:
 
 # %%
 runs = experiments.results("ablations", "leash", "parts")  # the names of three records
@@ -126,13 +129,13 @@ show.texts(experiments.samples(runs, compared).head(3))
 # **What is the clip good for?** After the training, we measured gold on four responses to each test film. The table has
 # the means of three seeds:
 #
-# | experiment | with the clip | without the clip | what it shows |
-# |---|---|---|---|
-# | eight epochs | gold 1.76, KL 4.2 | gold 1.42, KL 6.7: collapsed | the clip prevents a collapse, perhaps only because the KL stays smaller |
-# | two epochs | gold 1.36, KL 1.8 | gold 1.41, KL 2.3 | no clear difference in gold |
+# | experiment | with the clip | without the clip |
+# |---|---|---|
+# | eight epochs | gold 1.76, KL 4.2 | gold 1.42, KL 6.7: collapsed |
+# | two epochs | gold 1.36, KL 1.8 | gold 1.41, KL 2.3 |
 #
-# So the clip limits how far one batch moves the policy. Our experiments do not show that it does more ("Going
-# further").
+# In both experiments, the policy moves less far with the clip. Is this all that the clip does? With two epochs the
+# run without the clip even has more gold. Section 4 compares more carefully.
 
 # %% [markdown]
 # ## 3. A list of warnings
@@ -146,7 +149,7 @@ show.texts(experiments.samples(runs, compared).head(3))
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
 # | clip fraction | a few percent | tens of percent: the updates on one batch go far. If KL, length or samples look bad, too, lower the learning rate or the number of epochs |
-# | explained variance | rises from below 0 | stays near 0 |
+# | explained variance | rises within a few training steps | stays near 0 |
 #
 # One warning alone is not yet an illness. Look at the other curves, and read samples.
 
@@ -155,20 +158,21 @@ show.texts(experiments.samples(runs, compared).head(3))
 #
 # With the clip, eight epochs end with more gold than two: 1.76 against 1.36. Do more epochs pay, then?
 #
-# Look at the KL as well. It is 4.2 with eight epochs, and 1.8 with two. A policy that moves further from the reference
-# usually finds more gold, whatever has moved it. A smaller KL coefficient moves it, too:
+# Look at the KL as well. It is 4.2 with eight epochs, and 1.8 with two. Perhaps a policy that moves further from the
+# reference finds more gold, whatever has moved it. We can test this: a smaller KL coefficient moves it further, too.
 #
 # | KL coefficient, two epochs | 2 | 1 | 0.5 | 0.25 | 0.1 |
 # |---|---|---|---|---|---|
 # | its KL | 0.73 | 1.00 | 2.04 | 4.06 | 9.14 |
 # | its gold | 0.61 | 0.91 | 1.43 | 2.01 | 2.78 |
 #
-# So the coefficient 0.25 goes as far as eight epochs, and has 2.01 instead of 1.76. At the same
-# distance from the reference, eight epochs are *worse*.
+# The further, the more gold. The coefficient 0.25 goes as far as eight epochs, and has 2.01 instead of 1.76. So at
+# the same distance from the reference, eight epochs are *worse*.
 #
-# **Why does the distance matter?** Every method can have more gold by going further: a smaller KL coefficient is enough. But
-# far from the reference, the reviews become alike, and the reward model can no longer be trusted (lessons 07 and 16).
-# So the fair question is: how much gold does a method have *at a given KL*?
+# **Why does the distance matter?** To have more gold in these runs, it is enough to choose a smaller coefficient. But
+# far from the reference, the reviews become alike (already at 9 nats: "Going further"), and the reward model can no
+# longer be trusted (lessons 07 and 16). Without any penalty, the KL is 91 nats, and the gold is lower again, 2.63. So
+# the fair question is: how much gold does a method have *at a given KL*?
 #
 # We draw the five runs of the table as a line of gold over KL. Another run is compared **at equal KL**: is it above the
 # line, or below it, at its own KL?
@@ -184,7 +188,7 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Those with eight epochs. The other two are close to the line:
+# Those with eight epochs. *One epoch* is on the line. *No clip* is a little below it, but its interval just reaches 0:
 #
 # | | KL | gold minus that of the line at the same KL | 95 % interval |
 # |---|---|---|---|
@@ -194,22 +198,38 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # | *eight epochs, no clip* | 6.7 | −1.06 | −1.19 to −0.94 |
 # </details>
 #
-# So more epochs do not pay here. And the run without the clip, which had *more* gold than the usual one (1.41 against 1.36), has
-# less than the line: it moved further.
+# **More epochs** do not pay here: eight epochs lie 0.29 below the line.
+#
+# **The clip** does more than keep the KL small. The table compares how far two runs are from the line:
+#
+# | | with the clip, minus without it | 95 % interval |
+# |---|---|---|
+# | with eight epochs | 0.78 | 0.57 to 0.99 |
+# | with two epochs | 0.14 | 0.03 to 0.26 |
+#
+# Both differences are above 0 on each of the three seeds. So with two epochs, the run without the clip only *looked*
+# better than the usual run. It had gone further.
 
 # %% [markdown]
 # ## 5. What does each part of PPO buy?
 #
 # Now we can compare PPO with REINFORCE. On the way from one to the other we add a critic, then generalised advantage
-# estimation (GAE), then several updates of each batch, with the clip. All of them sample the same number of responses.
+# estimation (GAE), then several updates of each batch, with the clip. We also try larger steps: a learning rate that is
+# two or four times as large.
 #
-# | name | updates per batch | the actor's learning rate |
-# |---|---|---|
-# | REINFORCE, with the KL coefficient 0.5 | 1 | as in section 1 |
-# | with a critic; with GAE; also 0.5. Two more things change: each token pays its own KL penalty, and the advantages are whitened | 1 | as in section 1 |
-# | REINFORCE, double steps; with GAE, double steps; also 0.5 | 1 | twice as large |
-# | REINFORCE, larger steps; with GAE, larger steps; also 0.5 | 1 | four times as large |
-# | PPO, the line of section 4 | 4 | as in section 1 |
+# | name | critic | $\lambda$ | updates per batch | learning rate |
+# |---|---|---|---|---|
+# | **REINFORCE** | no | | 1 | 1e-4 |
+# | **with a critic** | yes | 1 | 1 | 1e-4 |
+# | **with GAE** | yes | 0.95 | 1 | 1e-4 |
+# | **REINFORCE, double steps** | no | | 1 | 2e-4 |
+# | **with GAE, double steps** | yes | 0.95 | 1 | 2e-4 |
+# | **REINFORCE, larger steps** | no | | 1 | 4e-4 |
+# | **with GAE, larger steps** | yes | 0.95 | 1 | 4e-4 |
+# | **PPO**, the line of section 4 | yes | 0.95 | 4 | 1e-4 |
+#
+# All sample the same number of responses. The first seven have the KL coefficient 0.5. REINFORCE takes the KL of the
+# whole response off its score, as one number. The others pay for each token (lesson 06), and whiten the advantages.
 #
 # **Predict.** Which of the seven points lie clearly below PPO's line?
 
@@ -234,39 +254,41 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # | with GAE, larger steps | −0.42 | −0.58 to −0.26 | 11 |
 # </details>
 #
-# **What does the critic buy?** With small steps nothing that we can see: plain REINFORCE has as much gold at equal KL. With
-# double and larger steps, the runs with critic and GAE have more:
+# **What does the critic buy?** With small steps, nothing that we can see: plain REINFORCE has as much gold at equal
+# KL. With larger steps, the runs with critic and GAE lose less. Again we compare how far two runs are from the line:
 #
-# | | *with GAE* minus REINFORCE, at equal KL | 95 % interval |
+# | | *with GAE*, minus REINFORCE | 95 % interval |
 # |---|---|---|
 # | small steps | 0.05 | −0.07 to 0.25 |
 # | double steps | 0.32 | 0.17 to 0.46 |
 # | larger steps | 0.34 | 0.20 to 0.48 |
 #
-# On each of the three seeds, the last two differences are at least 0.2. So a critic makes larger steps possible. (Or is it
-# the KL penalty of each token, or the whitening, which also differ? These runs cannot tell.)
+# On each of the three seeds, the last two differences are at least 0.2. Which part does it: the critic, $\lambda$,
+# the KL penalty of each token, or the whitening? These runs cannot tell.
 #
-# **What does the reuse buy?** Speed, compared with one update of the same size:
+# **What does the reuse buy?** Speed. This is the mean score over all batches but the first, lowest to highest seed:
 #
-# | after four training steps | the score has risen by | KL |
+# | | mean score | KL at the end |
 # |---|---|---|
-# | *REINFORCE* | 0.35 | 0.6 |
-# | *with GAE* | 0.46 | 0.5 |
-# | *PPO*: four updates per batch | 0.77 | 1.2 |
-# | *with GAE, double steps*: one update, twice as large | 0.80 | 1.3 |
+# | *REINFORCE* | 0.64 to 0.75 | 1.5 |
+# | *with GAE* | 0.63 to 0.70 | 1.0 |
+# | *PPO*: four updates of each batch | 0.94 to 1.00 | 1.8 |
+# | *with GAE, double steps* | 0.89 to 0.93 | 1.8 |
+# | *REINFORCE, double steps* | 0.99 to 1.05 | 3.2 |
 #
-# But the last row is as fast as PPO. At the end PPO has a little more gold at equal KL, by 0.06 to 0.13 on the
-# three seeds. This is too little to be sure.
+# Four updates of each batch are faster than one. But one update that is twice as large is nearly as fast. With critic
+# and GAE it even ends at the same KL, and near the line: 0.09 below it.
 #
-# **Why PPO, then?** Many small updates with a clip are a careful way to make a large step. PPO was made for simulated robots
-# and video games, where this mattered much. For language models that start from supervised fine-tuning, others have
-# also found that REINFORCE is enough (Ahmadian et al. 2024). What we have seen of each part:
+# **Why PPO, then?** Where samples are expensive, each should be used several times, and the clip limits the damage.
+# PPO was made for simulated robots and video games (Schulman et al. 2017). Here samples are cheap, and a larger
+# learning rate does nearly the same. Others have found, too, that REINFORCE is enough for language models that start
+# from supervised fine-tuning (Ahmadian et al. 2024). What we have seen of each part:
 #
 # | part | what it is for | what this course shows |
 # |---|---|---|
-# | critic, $\lambda = 0.95$ | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: no clear difference with small steps, more gold at equal KL with larger ones |
-# | several epochs | more from each sample | faster than one update of the same size, not faster than one of twice the size |
-# | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs. With two: no clear difference in gold |
+# | critic, GAE | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: no clear difference with small steps, more gold at equal KL with larger ones |
+# | several epochs | more from each sample | faster than one update of the same size, hardly faster than one of twice the size. Eight epochs: less gold at equal KL |
+# | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs. More gold at equal KL, with eight epochs and with two |
 # | KL penalty | keeps the policy where the reward model can be trusted | without it the KL of the last batch is about 86 nats, and nearly all reviews are the same few words (exercise 2) |
 
 # %% [markdown]
@@ -275,17 +297,17 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # - Watch KL, length, entropy and samples, not only the score. The score does not show every damage.
 # - The clip fraction says how far the updates on one batch move the policy. A few percent are healthy.
 # - More gold alone proves nothing: a run that goes further usually has more. Compare at equal KL.
-# - The clip matters when a batch is used often. With two epochs we see no clear difference.
-# - On this task, plain REINFORCE with small steps has as much gold as PPO at equal KL. For larger steps it needs the
-#   critic.
+# - The clip holds back what one batch does. At equal KL, our runs have more gold with it.
+# - Here, plain REINFORCE with small steps has as much gold as PPO at equal KL. With larger steps it has less, also
+#   less than the runs with critic and GAE.
 #
 # ## Exercises
 #
 # Solutions are in `solutions/06b_reading_a_run.ipynb`.
 
 # %% [markdown] tags=["exercise"]
-# **1. Three altered lines** *(medium, 10 minutes)*. Somebody alters one of these lines in the `ppo_step` of lesson 06. Which curve of
-# section 1 shows it, and how? Write your answers down before you unfold ours.
+# **1. Three altered lines** *(medium, 10 minutes)*. Somebody alters one of these lines in the `ppo_step` of lesson
+# 06. Which curve of section 1 shows it, and how? Write your answers down before you unfold ours.
 #
 # (a) `critic_optimizer.step()` is deleted.
 #
@@ -300,15 +322,15 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # (b) The clip fraction is tens of percent from the first training step. The policy has not changed yet, but most ratios
 # already lie outside the range: they compare two temperatures.
 #
-# (c) The KL and the clip fraction are 0 in all training steps, because the policy never changes. Score and gold stay level.
-# The explained variance looks healthy: the critic learns without the actor.
+# (c) The KL and the clip fraction are 0 in all training steps, because the policy never changes. Score and gold stay
+# level. The explained variance looks healthy: the critic learns without the actor.
 # </details>
 
 # %% [markdown] tags=["exercise"]
 # **2. Three runs without a name** *(medium, 15 minutes)*. Runs A, B and C differ in one setting only. Each was
-# repeated with three seeds: a line is their mean, the band their range. At least two settings can give such curves: name two. Which further curve tells you which of them it is, and
-# at which training step do you look? Which run has the warnings of section 3, and in which curves? Which of the three
-# policies would you give to people?
+# repeated with three seeds: a line is their mean, the band their range. At least two settings can give such curves:
+# name two. Which further curve tells you which of them it is, and at which training step do you look? Which run has
+# the warnings of section 3, and in which curves? Which of the three policies would you give to people?
 #
 # *Hint:* what is the KL penalty in the very first batch? In each run the learning rate starts at a fifth of its full
 # value.
@@ -323,11 +345,12 @@ show.curves(three_runs, columns=["score", "gold", "length"])
 # **Two settings fit.** One is the KL coefficient: high in run A, low in run B. The other is how far each
 # batch moves the policy: the learning rate or the number of epochs, low in run A and high in run B.
 #
-# **Look at the clip fraction of the first training step.** The rewards of a batch are computed once, before its updates.
-# In the first batch the policy is then still the reference, so the KL penalty is 0 at every token. So the KL coefficient
-# cannot change the first training step, but the other settings can. In its first training step, the loop of lesson 06
-# clips 6 % of the tokens. With five times its learning rate it clips about a quarter. (The test of this page repeats both.)
-# The KL of the second batch tells the same, because it shows what the first training step has done.
+# **Look at the clip fraction of the first training step.** The rewards of a batch are computed once, before its
+# updates. In the first batch the policy is then still the reference, so the KL penalty is 0 at every token. So the KL
+# coefficient cannot change the first training step, but the other settings can. In its first training step, the loop
+# of lesson 06 clips 6 % of the tokens. With five times its learning rate it clips about a quarter. (The test of this
+# page repeats both.) The KL of the second batch tells the same, because it shows what the first training step has
+# done.
 #
 # Now run the cell: which of the two settings is it?
 # </details>
@@ -338,8 +361,8 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 # %% [markdown] tags=["exercise"]
 # <details><summary>What a good answer contains</summary>
 #
-# In all three runs the clip fraction of the first training step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0
-# in run B and 0.25 in run C.
+# In all three runs the clip fraction of the first training step is the same, 6 %. So it is the KL coefficient: 2 in
+# run A, 0 in run B and 0.25 in run C.
 #
 # The warnings:
 #
@@ -349,12 +372,12 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 #   to below 0.05.
 # - **Run A** has no warning, and has learned little.
 # - **Run C** has milder ones. Run the next cell: without run B, the two others can be compared. In C the length falls
-#   from 20 to 12 tokens, the entropy from 2.5 to 2.0, and the KL reaches about 4 nats. So do the runs with eight epochs and the
-#   clip in section 2, nearly. Only the clip fraction differs: at most 9 % here, 42 % there.
+#   from 20 to 12 tokens, the entropy from 2.5 to 2.0, and the KL reaches about 4 nats. So do the runs with eight
+#   epochs and the clip in section 2, nearly. Only the clip fraction differs: at most 9 % here, 42 % there.
 #
-# **Which one for people?** Not B. Between A and C it is a choice. C has much more gold on test films, 2.01 against 0.61.
-# But its reviews are shorter and less varied. Lesson 07 sets a limit to the loss of variety, which C exceeds. Read samples
-# before you decide.
+# **Which one for people?** Not B. Between A and C it is a choice. C has much more gold on test films, 2.01 against
+# 0.61. But its reviews are shorter and less varied. Lesson 07 sets a limit to the loss of variety, which C exceeds.
+# Read samples before you decide.
 #
 # Here are the first responses of the three policies (seed 0) to two test films:
 #
@@ -375,7 +398,8 @@ show.curves(
 )
 
 # %% [markdown] tags=["exercise"]
-# **3. Above or below?** *(medium, 10 minutes)*. Use the table of section 4. Three other methods were run on the same task:
+# **3. Above or below?** *(medium, 10 minutes)*. Use the table of section 4. Three methods P, Q and R, which we made
+# up, have these results on the same task:
 #
 # | method | KL | gold |
 # |---|---|---|
@@ -383,35 +407,42 @@ show.curves(
 # | Q | 6.1 | 2.20 |
 # | R | 20 | 2.95 |
 #
-# The line of section 4 is straight on a *logarithmic* KL axis. So in the middle between two points, the KL is the square
-# root of the product of their KLs. Is P above the line, below it, or can you not tell? And Q, and R?
+# The line of section 4 is straight on a *logarithmic* KL axis. So in the middle between two points, the KL is the
+# square root of the product of their KLs. Is P above the line, below it, or can you not tell? And Q, and R?
 #
 # <details><summary>What a good answer contains</summary>
 #
-# - **P is above.** $\sqrt{1.00 \cdot 2.04} = 1.43$. There the line has the mean of 0.91 and 1.43, which is 1.17. P has 0.23 more.
-# - **Q is below.** $\sqrt{4.06 \cdot 9.14} = 6.1$. There the line has the mean of 2.01 and 2.78, which is 2.39. Q has 0.2 less.
-# - **R cannot be compared.** The line ends at 9.14. R has more gold than any of its points, but it also went further than all of them. Run
-#   PPO with a smaller coefficient first.
+# - **P is above.** $\sqrt{1.00 \cdot 2.04} = 1.43$. There the line has the mean of 0.91 and 1.43, which is 1.17. P
+#   has 0.23 more.
+# - **Q is below.** $\sqrt{4.06 \cdot 9.14} = 6.1$. There the line has the mean of 2.01 and 2.78, which is 2.39. Q has
+#   0.2 less.
+# - **R cannot be compared.** The line ends at 9.14. R has more gold than any of its points, but it also went further
+#   than all of them. Run PPO with a smaller coefficient first.
 #
-# For P and Q you would ask for more before you believe it: how many seeds, and how wide is the interval? In section 4 the interval
-# of *no clip* is about 0.3 wide with three seeds.
+# For P and Q you would ask for more before you believe it: how many seeds, and how wide is the interval? In section 4
+# the interval of *no clip* is about 0.3 wide with three seeds.
 # </details>
 
 # %% [markdown] tags=["exercise"]
-# **4. Make a run sick** *(medium, 20 minutes)*. Change *one* setting of `config`, so that the run goes wrong within four training
-# steps. First write down what you change, and what you expect of each column of the table. Then run the cell. It takes
-# about a minute.
+# **4. Make a run sick** *(medium, 20 minutes)*. `config` has the settings of lesson 06's loop. Change *one* of them,
+# so that the run goes wrong within three training steps. First write down what you change, and what you expect of
+# each column of the table. Then run the cell. It takes about a minute. The upper half of the table is the unchanged
+# loop, from the record.
 #
-# *Hint:* `help(loops.PPOConfig)` lists the settings. The actor's optimiser is
-# `actor=loops.OptimiserConfig(lr=1e-4)`, and the KL penalty `kl=loops.KLConfig(kl_coef=0.5)`.
+# *Hint:* `help(loops.PPOConfig)` lists the settings.
 
 # %% tags=["exercise"]
-config = loops.PPOConfig(steps=1 if FAST else 4)  # add your setting
+config = loops.PPOConfig.plain(
+    steps=1 if FAST else 3,
+    actor=loops.OptimiserConfig.plain(lr=2e-5),
+    critic=loops.OptimiserConfig.plain(lr=6e-5),
+)  # change one setting
 
 # %% tags=["solution"]
-config = loops.PPOConfig(
-    steps=1 if FAST else 4,
-    actor=loops.OptimiserConfig(lr=1e-3),  # ten times the usual
+config = loops.PPOConfig.plain(
+    steps=1 if FAST else 3,
+    actor=loops.OptimiserConfig.plain(lr=4e-4),  # twenty times as large
+    critic=loops.OptimiserConfig.plain(lr=6e-5),
 )
 
 # %% tags=["exercise", "solution"]
@@ -423,17 +454,19 @@ actor, critic = copy.deepcopy(sft), copy.deepcopy(reward_model)
 prompts = tasks.reviews.rl_prompts()
 log = loops.train_ppo(actor, critic, tokenizer, prompts, score, config)[2]
 columns = ["score", "kl", "length", "entropy", "clip_fraction", "explained_variance"]
-pd.DataFrame(list(log))[columns].round(2)
+healthy = experiments.results("one_batch_history").set_index("step")
+mine = pd.DataFrame(list(log)).set_index("step")
+pd.concat({"lesson 06": healthy, "mine": mine})[columns].round(2)
 
 # %% [markdown] tags=["exercise"]
 # <details><summary>What a good answer contains</summary>
 #
-# There are many ways. In the solutions the learning rate of the actor is ten times the usual one. Then the clip fraction is tens
-# of percent from the first training step, where a healthy run has 6 %. The KL jumps by several nats with a single batch.
-# But the score *rises*: alone, it would look fine.
+# There are many ways. In the solutions the learning rate of the actor is twenty times as large. Then the clip fraction
+# is tens of percent, where the unchanged loop has 6 % at most. The KL jumps above 10 nats with the first batch, and the
+# reviews shrink to about 5 tokens. The score alone would warn you too late: after the first batch it is even higher.
 #
-# Some settings do no harm within four training steps. With a KL coefficient of 0, for example, you have to wait longer. (Exercise 2 shows
-# such a run.)
+# Some settings do no harm so soon. With a KL coefficient of 0, for example, you have to wait longer: in exercise 2
+# the KL of run B is still below 2 nats after three training steps.
 # </details>
 
 # %% [markdown]
@@ -441,41 +474,42 @@ pd.DataFrame(list(log))[columns].round(2)
 #
 # <details><summary>1. The score rises to the end, and gold has begun to fall. What has happened, and what do you do?</summary>
 #
-# The policy has found texts that the reward model overrates. This is over-optimisation, or reward hacking (lesson 16). Take
-# the policy from before gold fell, or raise the KL coefficient. A longer training makes it worse.
+# The policy has found texts that the reward model overrates. This is over-optimisation, or reward hacking (lesson
+# 16). Take the policy from before gold fell, or raise the KL coefficient. A longer training makes it worse.
 # </details>
 #
 # <details><summary>2. The clip fraction is 0 from the first training step to the last. Name three possible reasons.</summary>
 #
-# The actor does not move: its optimiser does not step, or the learning rate is far too small. Or each batch is used for one
-# update only, so that every ratio is 1. Or the range is so wide that nothing is ever clipped. The KL tells the first reason
-# from the others: it stays at 0.
+# The actor does not move: its optimiser does not step, or the learning rate is far too small. Or each batch is used
+# for one update only, so that every ratio is 1. Or the range is so wide that nothing is ever clipped. The KL tells
+# the first reason from the others: it stays at 0.
 # </details>
 #
 # <details><summary>3. A colleague shows you a new method with more gold than PPO. What do you ask first?</summary>
 #
-# How large is its KL, and how much gold has PPO there, with a smaller KL coefficient? Then: how many seeds, and how wide is the
-# interval? And are the samples still varied?
+# How large is its KL, and how much gold has PPO there, with a smaller KL coefficient? Then: how many seeds, and how
+# wide is the interval? And are the samples still varied?
 # </details>
 #
 # ## Going further
 #
 # **More of the runs of section 2.**
 #
-# - Does the clip help at equal KL? None of our runs without the clip ends at a KL of 4.2. *Two* epochs with the
-#   coefficient 0.1 go further than the collapsed runs, to 9.1, with a gold of 2.78. But their reviews are nearly as
-#   alike: 0.36 different pairs, the collapsed runs 0.27. So the distance may explain the collapse. A sign against it:
-#   the collapsed runs moved 2.9 nats with the first batch, with the clip 0.4.
+# - Is the collapse only a matter of distance? *Two* epochs with the coefficient 0.1 go further than the collapsed
+#   runs, to 9.1 nats, and have a gold of 2.78. Yet their reviews are nearly as alike. We count *different pairs*: the
+#   share of different pairs among 500 pairs of neighbouring words. It is 0.36 there, and 0.27 in the collapsed runs.
+#   So the distance may explain why the reviews are alike. It does not explain the lost gold.
+# - The collapse begins with the first batch: it moves the policy by 2.9 nats, and with the clip by 0.4.
 # - The coefficient 0.25 with two epochs has more gold than eight epochs on each of the three seeds.
-# - Eight epochs with the clip reach a clip fraction of 42 % at their peak, in training step 4, and still have a high gold.
-#   So a high clip fraction alone is no damage.
+# - Eight epochs with the clip reach a clip fraction of 42 % at their peak, in training step 4, and still have a high
+#   gold. So a high clip fraction alone is no damage.
 #
 # **What `train_ppo` adds to the loop of lesson 06:**
 #
-# - *A clip for the critic.* With $T$ for the target and $c = 0.5$,
-#   $L^V = \tfrac12 \max\big((\hat V - T)^2,\, (\text{clip}(\hat V, \hat V_{\text{old}} - c, \hat V_{\text{old}} + c) - T)^2\big)$.
-#   A value that has moved by more than $c$ towards its target gets no gradient. Without it, the explained
-#   variance in the last training step is 0.63 instead of 0.65.
+# - *A clip for the critic.* With $T$ for the target and $c = 0.5$, $L^V = \tfrac12 \max\big((\hat V - T)^2,\,
+#   (\text{clip}(\hat V, \hat V_{\text{old}} - c, \hat V_{\text{old}} + c) - T)^2\big)$. A value that has moved by
+#   more than $c$ towards its target gets no gradient. Without it, the explained variance in the last training step is
+#   0.63 instead of 0.65. TRL and DeepSpeed-Chat clip the value at 0.2, OpenRLHF at 0.5 as here.
 # - *Whitening.* Without it, the gold is 1.35 instead of 1.36. The scale of the advantages has no effect here,
 #   because all gradients of the actor are longer than 1 and are shortened to 1.
 # - *A penalty for a missing EOS.* A response that is cut off at `max_new_tokens` has no end. Its score is lowered by 1.
@@ -488,15 +522,16 @@ pd.DataFrame(list(log))[columns].round(2)
 # - *A warm-up of the critic* (`critic_warmup`) trains it alone first. It is off. The critic learns fast beside the
 #   actor: in the runs of section 1 its explained variance is 0.42 after one training step.
 #
-# **How the intervals of sections 4 and 5 are made.** We have three seeds and 76 test films. 10,000 times, we draw three of the
-# seeds and 76 of the films with repetition, for the line as well, and compute the difference again. The interval
-# leaves out the lowest and the highest 2.5 % of the results. Three seeds are few for such an interval: it is rather too
-# narrow (lesson 11b).
+# **How the intervals of sections 4 and 5 are made.** We have three seeds and 76 test films. 10,000 times, we draw
+# three of the seeds and 76 of the films with repetition, for the line as well, and compute the difference again. The
+# interval leaves out the lowest and the highest 2.5 % of the results. Three seeds are few for such an interval: it is
+# rather too narrow (lesson 11b).
 #
-# **References.** Ahmadian et al. 2024, *Back to basics: revisiting REINFORCE style optimization for learning from human feedback
-# in LLMs*. Huang et al. 2022, *The 37 implementation details of PPO*. Engstrom et al. 2020, *Implementation matters in
-# deep policy gradients*. Gao et al. 2023, *Scaling laws for reward model overoptimization* (gold over KL). Huang et al. 2024,
-# *The N+ implementation details of RLHF with PPO*.
+# **References.** Schulman et al. 2017, *Proximal policy optimization algorithms*. Ahmadian et al. 2024, *Back to
+# basics: revisiting REINFORCE style optimization for learning from human feedback in LLMs*. Huang et al. 2022, *The
+# 37 implementation details of PPO*. Engstrom et al. 2020, *Implementation matters in deep policy gradients*. Gao et
+# al. 2023, *Scaling laws for reward model overoptimization* (gold over KL). Huang et al. 2024, *The N+ implementation
+# details of RLHF with PPO*.
 #
 # *How this lab is checked:* every number about a recorded run is compared with the record
 # (`tests/claims/test_lesson_06b.py`).

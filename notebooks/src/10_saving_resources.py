@@ -19,7 +19,7 @@
 # - say why sampling is limited by reading from memory, and training by arithmetic,
 # - choose among the usual savings, and say what each one costs.
 #
-# **You need** lesson 04 (REINFORCE, baselines) and lessons 06 and 06b (PPO and its four models). Lesson 07
+# **You need** lessons 04 (REINFORCE, baselines), 06 (PPO and its four models) and 06b (comparing at equal KL). Lesson 07
 # (the KL penalty) helps. About 60 minutes to read and 105 for the exercises.
 
 # %%

@@ -355,6 +355,16 @@ def test_words_of_praise_have_become_more_likely_in_the_reviews_from_before():
             found.setdefault(tokenizer.decode([token]).strip(), []).append(moved)
     assert all(min(found[word]) > 0.7 for word in ("funny", "great"))
     assert all(max(found[word]) < -0.4 for word in ("but", "us", "eless"))
+    assert max(found["starts"]) < -2 and max(found["."]) > 1.5  # as far as the words above
+    # such words stand in reviews with other scores
+    prompts, scores, texts = tasks.reviews.rl_prompts()[:384], [], []
+    for batch in models.sample_text(start, tokenizer, prompts, config=config.sampling, seed=0):
+        texts += models.decode(tokenizer, batch)
+        scores += score(batch).tolist()
+    scores = torch.tensor(scores)
+    has = {w: torch.tensor([f" {w}" in text for text in texts]) for w in ("funny", "great", "but")}
+    lead = {word: (scores[row].mean() - scores[~row].mean()).item() for word, row in has.items()}
+    assert lead["funny"] > 0.3 and lead["great"] > 0.1 and lead["but"] < -0.1
 
 
 # ---- section 10 and exercise 6: the loop, with pieces of it replaced
@@ -730,7 +740,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
         said("takes the score, the right half the score −", OFFSET)
         said("| response | score | it pushes *good* by | it pushes *bad* by | score −", OFFSET)
         table_of_four_responses(said)
-        said("In the right half we have subtracted", OFFSET, OFFSET)
+        said("In the right half we have subtracted", OFFSET)
         said("With scores near", OFFSET, OFFSET, 1, OFFSET, 0)
         # 6 and 7: baselines
         assert 1 - exact["batch mean"][0] == pytest.approx(3 / 4)
