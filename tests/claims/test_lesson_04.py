@@ -782,7 +782,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
         said("With the baseline** the line is nearly that of the left panel", True)
         # 10: the language model
         said("before training they have the mean", 0, 1)
-        said("`order` holds the numbers of", size, size)
+        said("`order` holds the numbers of", size)
         said("Samples and log-probabilities have the same temperature,", temperature)
         said("divided by the mean length of its responses (here about", 18 < tokens_each < 22, 20)
         said("The mean score rises by more than", table[-1] - table[0] > 1, 1)
