@@ -1,6 +1,5 @@
 """The labelling widget in a real JupyterLab, with its own keys and its own kernel."""
 
-
 import nbformat
 import pytest
 
