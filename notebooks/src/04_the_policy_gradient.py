@@ -180,7 +180,7 @@ pd.DataFrame(by_hand.numpy(), ["start", "good", "bad"], world.vocab).round(2)
 # | second: bad | −1 | 0 | −1 |
 #
 # With the return, *bad* is pushed down. May we replace the score by the return? Yes. **Given the
-# prefix, the gradient of the next token has the mean zero:**
+# prefix, $\nabla \log \pi$ of the next token has the mean zero:**
 #
 # $$ \mathbb{E}\big[ \nabla \log \pi(y_t \mid s_t) \,\big|\, s_t \big]
 # = \sum_a \pi(a \mid s_t)\, \nabla \log \pi(a \mid s_t)

@@ -20,7 +20,7 @@
 # - follow the numbers of one token through a training step.
 #
 # **You need** lesson 04 (the policy gradient, REINFORCE) and lesson 05 (values, advantages, GAE).
-# About 40 minutes to read and 80 for the exercises. [Lesson 06b](06b_reading_a_run.ipynb) reads the curves of
+# About 45 minutes to read and 80 for the exercises. [Lesson 06b](06b_reading_a_run.ipynb) reads the curves of
 # whole runs, and compares PPO with REINFORCE.
 
 # %%
@@ -300,8 +300,12 @@ show.lines(curves, xlabel="updates on one batch", ylabel="change", reference=0)
 # So the penalty is part of the reward, not of the loss: it is computed once, before the updates. And a
 # token's advantage contains the penalties of the later tokens, too.
 #
-# Do not mix up the two ratios. The log-ratio compares with the reference. The importance ratio compares with
-# $\pi_{\text{old}}$, and starts at 1 in each batch.
+# Do not mix up the two ratios:
+#
+# | | it compares | it is part of | right after sampling |
+# |---|---|---|---|
+# | *log-ratio* | $\pi_{\text{old}}$ with the reference | the reward | any number. 0 in the very first batch |
+# | *importance ratio* $\rho_t$ | the policy now with $\pi_{\text{old}}$ | the actor's loss | 1 |
 #
 # **4. Advantages** (lesson 05). The temporal-difference (TD) error $\delta_t$ compares what came with what the
 # critic predicted. Generalised advantage estimation (GAE) adds the later errors to it, from the last token to the
