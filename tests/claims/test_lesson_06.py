@@ -474,7 +474,9 @@ def test_the_numbers_of_the_prose(tour, recorded, reused):
         said("After the last token", 0)
         said("Right after sampling, every ratio is", 1)
         first = recorded[recorded.step == 0]
-        said("| *log-ratio* | $\\pi_{\\text{old}}$ with the reference", 0, first.kl.abs().max() > 0.1)
+        said(
+            "| *log-ratio* | $\\pi_{\\text{old}}$ with the reference", 0, first.kl.abs().max() > 0.1
+        )
         said("| *importance ratio* $\\rho_t$ |", 1, first.ratio.sub(1).abs().max() < 1e-4)
         shown = experiments.results("one_batch_history").score
         said("The mean scores, about", *shown)

@@ -354,6 +354,14 @@ def at_equal_kl(said, runs):
     said("| its KL |", *(kl[v] for v in LINE))
     said("| its gold |", *(gold[v] for v in LINE))
     assert gold[list(LINE)].is_monotonic_increasing and kl[list(LINE)].is_monotonic_increasing
+    both = {"leash": EXPERIMENTS["leash"]["kl_coef 0.5"], "ablations": {}}
+    assert len({ppo_config(s | {"seed": 0}) for s in both.values()}) == 1
+    said(
+        "The usual coefficient is",
+        loops.PPOConfig().kl.kl_coef,
+        gold["as it is"],
+        gold["kl_coef 0.5"],
+    )
     as_far = abs(kl["kl_coef 0.25"] / kl["eight epochs"] - 1) < 0.1
     numbers = gold["kl_coef 0.25"], gold["eight epochs"]
     said("The coefficient 0.25 goes as far as eight epochs", as_far and numbers[0] > numbers[1])
