@@ -19,7 +19,8 @@
 # - work out from the curves which setting made a run go wrong,
 # - compare two runs fairly: at equal KL.
 #
-# Lessons 04 to 06 promised that a critic, GAE and the clip help. Section 5 looks at what came of this.
+# Lessons 04 to 06 added a critic, generalised advantage estimation (GAE) and the clip. Sections 4 and 5 ask what each
+# of them buys.
 #
 # **You need** lesson 06 (PPO). About 35 minutes to read and 60 for the exercises.
 
@@ -147,7 +148,7 @@ show.texts(experiments.samples(runs, compared).head(3))
 # | score, gold | rise together, then flatten | fall back, or the score rises alone |
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
-# | entropy | falls a little | collapses |
+# | entropy | changes little | collapses, or jumps up |
 # | clip fraction | a few percent | tens of percent: the updates on one batch go far. If KL, length or samples look bad, too, lower the learning rate or the number of epochs |
 # | explained variance | rises within a few training steps | stays near 0 |
 #
@@ -174,51 +175,55 @@ show.texts(experiments.samples(runs, compared).head(3))
 #
 # **Why does the distance matter?** To have more gold in these runs, it is enough to choose a smaller coefficient. But
 # far from the reference, the reviews become alike (already at 9 nats: "Going further"), and the reward model can no
-# longer be trusted (lessons 07 and 16). Without any penalty, the KL is 91 nats, and the gold is lower again, 2.63. So
-# the fair question is: how much gold does a method have *at a given KL*?
+# longer be trusted (lessons 07 and 16). Without any penalty, the KL on the test films is 91 nats, and the gold is
+# lower again, 2.63. So the fair question is: how much gold does a method have *at a given KL*?
 #
 # We draw the five runs of the table as a line of gold over KL. Another run is compared **at equal KL**: is it above the
 # line, or below it, at its own KL?
 #
-# **Predict.** The figure shows four other settings of PPO. Which of them lie clearly below the line?
+# **Predict.** The figure shows *as it is* and four other settings of PPO. Which of them lie clearly below the line?
 
 # %% tags=["predict"]
 ppo = ["kl_coef 2", "kl_coef 1", "kl_coef 0.5", "kl_coef 0.25", "kl_coef 0.1"]
-others = ["one epoch", "no clip", "eight epochs", "eight epochs, no clip"]
+others = ["as it is", "one epoch", "no clip", "eight epochs", "eight epochs, no clip"]
 shown = runs[runs.variant.isin([*ppo, *others])]
 show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Those with eight epochs. *One epoch* is on the line. *No clip* is a little below it, but its interval just reaches 0:
+# Those with eight epochs. *No clip* is a little below it, too, but its interval just reaches 0:
 #
 # | | KL | gold minus that of the line at the same KL | 95 % interval |
 # |---|---|---|---|
+# | *as it is* | 1.8 | 0.01 | −0.12 to 0.12 |
 # | *one epoch* | 1.4 | 0.06 | −0.08 to 0.19 |
 # | *no clip* | 2.3 | −0.14 | −0.27 to 0.00 |
 # | *eight epochs* | 4.2 | −0.29 | −0.43 to −0.15 |
 # | *eight epochs, no clip* | 6.7 | −1.06 | −1.19 to −0.94 |
+#
+# The interval says how much this would change with other seeds and other films. ("Going further" says how it is made.)
 # </details>
 #
 # **More epochs** do not pay here: eight epochs lie 0.29 below the line.
 #
-# **The clip** does more than keep the KL small. The table compares how far two runs are from the line:
+# **The clip** does more than keep the KL small. The table has the difference of two runs in their distance from the
+# line:
 #
 # | | with the clip, minus without it | 95 % interval |
 # |---|---|---|
 # | with eight epochs | 0.78 | 0.57 to 0.99 |
 # | with two epochs | 0.14 | 0.03 to 0.26 |
 #
-# Both differences are above 0 on each of the three seeds. So with two epochs, the run without the clip only *looked*
-# better than the usual run. It had gone further.
+# Both differences are above 0 on each of the three seeds. The second is small. But it says that with two epochs the
+# run without the clip only *looked* better than *as it is*. It had gone further. (Lesson 06 compared the clip with an
+# early stop, at the same KL from the *old* policy, on single batches of a small world. There was no difference.)
 
 # %% [markdown]
 # ## 5. What does each part of PPO buy?
 #
-# Now we can compare PPO with REINFORCE. On the way from one to the other we add a critic, then generalised advantage
-# estimation (GAE), then several updates of each batch, with the clip. We also try larger steps: a learning rate that is
-# two or four times as large.
+# Now we can compare PPO with REINFORCE. On the way from one to the other we add a critic, then GAE, then several
+# updates of each batch, with the clip. We also try larger steps: a learning rate that is two or four times as large.
 #
 # | name | critic | $\lambda$ | updates per batch | learning rate |
 # |---|---|---|---|---|
@@ -239,7 +244,13 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # %% tags=["predict"]
 parts = runs[runs.experiment == "parts"].variant.unique()
 shown = runs[runs.variant.isin([*ppo, *parts])]
-show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
+sizes = ["", ", double steps", ", larger steps"]
+curves = {
+    "PPO, five KL coefficients": ppo,
+    "REINFORCE, three step sizes": ["REINFORCE" + size for size in sizes],
+    "with GAE, three step sizes": ["with GAE" + size for size in sizes],
+}
+show.frontier(shown, curves=curves, log=True, ylabel="gold")
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
@@ -258,7 +269,8 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # </details>
 #
 # **What does the critic buy?** With small steps, nothing that we can see: plain REINFORCE has as much gold at equal
-# KL. With larger steps, the runs with critic and GAE lose less. Again we compare how far two runs are from the line:
+# KL. With larger steps, the runs with critic and GAE lose less. The table has the difference of their distances from
+# the line. Above 0, *with GAE* is better:
 #
 # | | *with GAE*, minus REINFORCE | 95 % interval |
 # |---|---|---|
@@ -279,8 +291,8 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # | *with GAE, double steps* | 0.89 to 0.93 | 1.8 |
 # | *REINFORCE, double steps* | 0.99 to 1.05 | 3.2 |
 #
-# Four updates of each batch are faster than one. But one update that is twice as large is nearly as fast. With critic
-# and GAE it even ends at the same KL, and near the line: 0.09 below it.
+# Four updates of each batch are faster than one. But one update with twice the learning rate is nearly as fast (*with
+# GAE, double steps*). It even ends at the same KL as PPO, and only 0.09 below the line.
 #
 # **Why PPO, then?** Where samples are expensive, each should be used several times, and the clip limits the damage.
 # PPO was made for simulated robots and video games (Schulman et al. 2017). Here samples are cheap, and a larger
@@ -289,16 +301,16 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 #
 # | part | what it is for | what this course shows |
 # |---|---|---|
-# | critic, GAE | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: no clear difference with small steps, more gold at equal KL with larger ones |
-# | several epochs | more from each sample | faster than one update of the same size, hardly faster than one of twice the size. Eight epochs: less gold at equal KL |
-# | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs. More gold at equal KL, with eight epochs and with two |
+# | critic and GAE, here with the KL penalty of each token and whitening | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: no clear difference with small steps, more gold at equal KL with larger ones |
+# | several epochs | more from each sample | faster than one update, hardly faster than one with twice the learning rate. Eight epochs: less gold at equal KL |
+# | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs, and brings more gold at equal KL. With two epochs only a little |
 # | KL penalty | keeps the policy where the reward model can be trusted | without it the KL of the last batch is about 86 nats, and nearly all reviews are the same few words (exercise 2) |
 
 # %% [markdown]
 # ## What to remember
 #
 # - Watch KL, length, entropy and samples, not only the score. The score does not show every damage.
-# - The clip fraction says how far the updates on one batch move the policy. A few percent are healthy.
+# - With the usual clip, a clip fraction of a few percent is healthy. Without a clip it says nothing.
 # - More gold alone proves nothing: a run that goes further usually has more. Compare at equal KL.
 # - The clip holds back what one batch does. At equal KL, our runs have more gold with it.
 # - Here, plain REINFORCE with small steps has as much gold as PPO at equal KL. With larger steps it has less, also
@@ -464,9 +476,10 @@ pd.concat({"lesson 06": healthy, "mine": mine})[columns].round(2)
 # %% [markdown] tags=["exercise"]
 # <details><summary>What a good answer contains</summary>
 #
-# There are many ways. In the solutions the learning rate of the actor is twenty times as large. Then the clip fraction
-# is tens of percent, where the unchanged loop has 6 % at most. The KL jumps above 10 nats with the first batch, and the
-# reviews shrink to about 5 tokens. The score alone would warn you too late: after the first batch it is even higher.
+# There are many ways. In the solutions the learning rate of the actor is twenty times as large. Then the clip
+# fraction is tens of percent, where the unchanged loop has 6 % at most. The KL jumps above 10 nats with the first
+# batch. The entropy rises first: the policy writes almost anything. Then the reviews shrink to about 5 tokens. The
+# score alone would warn you too late: after the first batch it is even higher.
 #
 # Some settings do no harm so soon. With a KL coefficient of 0, for example, you have to wait longer: in exercise 2
 # the KL of run B is still below 2 nats after three training steps.
@@ -513,8 +526,8 @@ pd.concat({"lesson 06": healthy, "mine": mine})[columns].round(2)
 #   (\text{clip}(\hat V, \hat V_{\text{old}} - c, \hat V_{\text{old}} + c) - T)^2\big)$. A value that has moved by
 #   more than $c$ towards its target gets no gradient. Without it, the explained variance in the last training step is
 #   0.63 instead of 0.65. TRL and DeepSpeed-Chat clip the value at 0.2, OpenRLHF at 0.5 as here.
-# - *Whitening.* Without it, the gold is 1.35 instead of 1.36. The scale of the advantages has no effect here,
-#   because all gradients of the actor are longer than 1 and are shortened to 1.
+# - *Whitening.* Without it, the gold is 1.35 instead of 1.36, and at equal KL 0.06 below the line. The scale of the
+#   advantages has no effect here, because all gradients of the actor are longer than 1 and are shortened to 1.
 # - *A penalty for a missing EOS.* A response that is cut off at `max_new_tokens` has no end. Its score is lowered by 1.
 # - *Micro-batches.* A minibatch that is too large for the memory is split, and the gradients of its parts are
 #   added up. Divide the losses of each part by the number of tokens of the *whole* minibatch.

@@ -333,9 +333,8 @@ experiments.shown(three, columns)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Gold is 1.17, 1.40 and 1.84, in the order of the list. (Brackets: lowest and highest seed.) Fresh
-# reviews bring about twice as much as own ones. But the KL is 2.3, 2.7 and 4.7 nats: fresh reviews
-# also bring most of it.
+# Gold is 1.17, 1.40 and 1.84, in the order of the list. (Brackets: lowest and highest seed.) But the
+# KL is 2.3, 2.7 and 4.7 nats: the policies with more gold have also moved further. Section 5 compares at equal KL.
 # </details>
 #
 # **What it costs.** Every step samples 64 reviews, and a judge labels them: here a reward model,
@@ -489,8 +488,7 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 # 2. There the curve has the gold 1.06 + 0.83 × (1.39 − 1.06) = 1.33.
 # 3. The lead is 1.84 − 1.33 = 0.51.
 #
-# `experiments.above_curve` does this for all. For the 95 % intervals it draws seeds and films with
-# repetition, those of the curve too, and repeats the calculation, 10,000 times.
+# `experiments.above_curve` does this for all. The brackets are 95 % intervals (lesson 14b).
 #
 # | variant | KL | gold | lead | lead, KL per token |
 # |---|---|---|---|---|
@@ -504,8 +502,8 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 # - **DPOP** is missing: 0.3 nats is left of the curve's end.
 # - **Does the fall of section 2 hurt?** Nothing here shows it. Of the curve's runs, those with $\beta = 0.03$ fall
 #   most and have the most gold, but they also went furthest.
-# - **The three variants of section 3 lie above the curve.** Going further does not explain all of
-#   their gold.
+# - **The three variants of section 3 lie above the curve.** Their distance does not explain all of their gold. The
+#   first of them, *human reviews*, has the curve's reviews: its 0.13 comes with the reward model's labels.
 #
 # **Why the last column?** The KL of a review is a sum over its tokens. Online DPO writes 14 tokens,
 # and DPO with $\beta = 0.1$ writes 23. So short reviews have a smaller KL even if each token changed as
@@ -513,7 +511,7 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 #
 # **What do own, fresh reviews add?** *Human reviews* and *online DPO* have the same judge. The lead of
 # online DPO is larger by 0.38 [0.19, 0.55], and with KL per token by 0.21 [0.03, 0.38]. The
-# second is not sure: with lesson 11b's factor for three seeds its interval includes 0 (lesson 14b).
+# second is not sure (lesson 14b). And the two runs end at different KL.
 
 # %% [markdown]
 # ## What to remember

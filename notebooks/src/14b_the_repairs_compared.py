@@ -53,12 +53,12 @@ from minirlhf.classroom import check
 # | simple preference optimisation (**SimPO**) | no reference; the mean $\log \pi$ of a token, and a margin | section 4 |
 # | odds ratio preference optimisation (**ORPO**) | no reference; imitation plus a comparison of odds | section 4 |
 #
-# All these runs start from the same model and see the same 3,200 pairs of human reviews, labelled
-# by single votes: 100 steps of 32 pairs, one learning rate, three seeds. (KTO reads 64 single
-# reviews of these pairs' training set at each step.) The settings are near those of the papers or of
-# the libraries, which differ for some losses ("Going further"). **None was tuned here.** Each policy
-# then writes one review for each of 76 test films. **Gold** is the score of a separate model that no training used. KL is in nats per
-# review, and so is every change of a log-probability.
+# All these runs start from the same model and see the same 3,200 pairs of human reviews, labelled by single votes:
+# 100 steps of 32 pairs, one learning rate, three seeds. (KTO reads 64 single reviews of these pairs' training set at
+# each step.) The settings are near those of the papers or of the libraries, which differ for some losses ("Going
+# further"). **None was tuned here.** Each policy then writes one review for each of 76 test films. **Gold** is the
+# score of a separate model that no training used. KL is in nats per review, and so is every change of a
+# log-probability.
 
 # %% [markdown]
 # ## 1. Equal KL first
@@ -69,9 +69,9 @@ from minirlhf.classroom import check
 # **lead** (lesson 14).
 #
 # Straight lines in the *logarithm* of the KL join its points, because the first nats bring most
-# (lesson 14 does it by hand).
+# (lesson 14).
 #
-# **Is a lead more than luck?** Other seeds and other films would give other numbers. We imitate that
+# **Is a lead more than luck?** Other seeds and films would give other numbers. We imitate that
 # by drawing three seeds from our three, and 76 films from our 76: one can be drawn twice, another
 # not at all (a *bootstrap*). The *same* draw serves the run and every point of the curve. We
 # repeat the calculation: the middle 95 % of 10,000 such results are the interval
@@ -79,11 +79,11 @@ from minirlhf.classroom import check
 #
 # With three seeds it is too narrow (lesson 11b). So where it leaves out 0, we also take the lead of
 # each seed by itself. With $s$, the standard deviation of the three, their mean is known to
-# ±4.30 $s / \sqrt{3}$ (lesson 11b's factor for three numbers).
+# ±4.30 $s / \sqrt{3}$ (lesson 11b). This interval leaves out the films. So a lead is
+# *sure* only if both intervals leave out 0.
 #
 # **What can be compared?** A run whose mean KL is between the ends of the curve, or at most a tenth
-# beyond one of them. There we compare with the end itself. A longer curve would change its gold by
-# about 0.03. Further out there is *no comparison*.
+# beyond one of them (then we compare with the end itself). All others have *no comparison*.
 #
 # **Predict.** DPO with $\beta$ = 0.1 has a gold of 1.39. How many of the eleven have more? And how
 # many are above the curve by more than luck?
@@ -450,7 +450,8 @@ experiments.shown(asked, {"right_order": "right order"}).loc[["DPO", *eleven]]
 # %% [markdown]
 # ## 4. The reference: leave it out, or let it move
 #
-# Three losses do without the reference, a second model in memory. $m_c$ and $m_r$ are the mean $\log \pi$ of a token in the chosen and in the rejected response.
+# Three losses do without the reference, a second model in memory. $m_c$ and $m_r$ are the mean $\log \pi$ of a token
+# in the chosen and in the rejected response.
 #
 # - **CPO** (section 3) is DPO without $\log \pi_{\text{ref}}$, plus imitation.
 # - **SimPO** is $-\log \sigma(\beta\,(m_c - m_r) - \gamma)$. The mean takes away the advantage that
@@ -561,10 +562,10 @@ for title, kl in {"per review": "kl", "per token": "per_token"}.items():
 pd.DataFrame(differences)
 
 # %% [markdown]
-# *Own, once* and online DPO are ahead of *relabelled* by 0.17 and 0.38 per review. Per token they have 0.11
-# and 0.21, and seed by seed this is not sure. *Best of eight* is not ahead by more than luck.
+# *Own, once* and online DPO are ahead of *relabelled* by 0.17 and 0.38 per review, at another KL. Per token they have
+# 0.11 and 0.21, and seed by seed this is not sure. *Best of eight* is not ahead by more than luck.
 #
-# Read what they write, not selected:
+# What they write, not selected:
 
 # %%
 written = ["relabelled", "online DPO", "iterative DPO"]
@@ -956,14 +957,13 @@ show.lines(
 # the test films can tell. For scale: the reward models of lesson 08 have 60 % with 1,600 pairs and
 # 62 % with 6,400, on other pairs.
 #
-# **What is not equal in section 5.** The reward model learned from many more votes (lesson 08). The
-# policy writes about all titles, about 3 pairs each; human reviews are of the films with votes and
-# short reviews, about 19 pairs each. An unfinished review of the policy's costs 1, and human
-# reviews teach no such thing, so own reviews are shorter and whole. Each variant has one $\beta$
-# only, and its distance from the curve is taken where it ends. *Own, once* and *relabelled* end at
-# 2.7 and 2.3 nats. On two of the three seeds their KL differs by 0.1 only. Online DPO goes
-# twice as far. If its distance grows with the KL, as PPO's does in exercise 1, its difference to *relabelled* gains from
-# that.
+# **What is not equal in section 5.** The reward model learned from many more votes (lesson 08). The policy writes
+# about all titles, about 3 pairs each; human reviews are of the films with votes and short reviews, about 19 pairs
+# each. An unfinished review of the policy's costs 1, and human reviews teach no such thing, so own reviews are
+# shorter and whole. Each variant has one $\beta$ only, and its distance from the curve is taken where it ends. *Own,
+# once* and *relabelled* end at 2.7 and 2.3 nats. On two of the three seeds their KL differs by 0.1 only. Online DPO
+# goes twice as far. If its distance grows with the KL, as PPO's does in exercise 1, its difference to *relabelled*
+# gains from that.
 #
 # **Luck.** Of twenty such intervals one misses by chance. Only KTO and hinge have more gold than
 # DPO on every seed. The draws are luck, too. We first took 500 of them. Then the difference of *best

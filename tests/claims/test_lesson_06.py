@@ -566,12 +566,13 @@ def test_the_numbers_of_the_prose(tour, recorded, reused):
         said("both move little: the estimate rises by", clip_estimate[worst, -1] / 3)
         said("0.22, and the true score falls by", -clip[worst, -1])
         assert free[worst].argmax() == 2
-        said("the true score even rises a little, by", free[worst].max())
+        said("the true score even rises, by", free[worst].max())
         said("All four responses are worse than the mean", before_all, scores.max() < before_all)
         said("without the clip, its probability rises from", *learned(rows, seen, made))
         said("This batch is unlucky: of", len(clip))
-        most = (free[:, -1] > 0).float().mean() > 0.9 and (clip[:, -1] > 0).float().mean() > 0.9
-        said("On most of the others, the true score rises", bool(most))
+        rise = (free[:, -1] > 0).sum()
+        assert ((free[:, -1] > clip[:, -1]) | (free[:, -1] < 0)).all()
+        said("most damage. On", rise, free[:, -1].mean(), clip[:, -1].mean())
         said("The batch of section 3 is one of", len(clip), 4)
         average = free[:, -1].mean(), clip[:, -1].mean()
         said("exercise 3 the true score rises by", free_promise[1], free_promise[0], held[1])

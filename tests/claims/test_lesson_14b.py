@@ -608,8 +608,9 @@ def at_equal_kl(said, runs):
     said("by drawing three seeds from our three, and", *films, *films)
     said("repeat the calculation: the middle", 0.95, DRAWS)
     said("So where it leaves out", 0)
+    said("only if both intervals leave out", 0)
     said("their mean is known to", STUDENT)
-    said("A longer curve would change its gold by about", nearly_level(runs))
+    assert nearly_level(runs) < 0.05  # "then we compare with the end itself"
     said("**Predict.** DPO with $\\beta$ =", 0.1, golds["dpo"])
     ahead = ("kto", "robust", "simpo", "hinge")
     assert {n for n in repairs if golds[n] > golds["dpo"]} == set(ahead)
