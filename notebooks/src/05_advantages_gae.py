@@ -843,12 +843,12 @@ experiments.shown(runs, columns, by="lambda")
 # $\lambda = 0.95$ the first value is between −0.48 and −0.13. The critic is the same: only the target
 # is nearer to its prediction.
 #
-# **Critic or mean score?** On reviews three runs of each cannot tell, as long as the steps are small. With larger
-# steps, those with critic and GAE have more gold (lesson 06b, section 5; more than the critic differs there). On
-# arithmetic problems (lesson 11), REINFORCE with critic and GAE solves 70 % of the problems at the first try. With
-# the mean score of earlier batches as its baseline it solves 73 %, with as many samples. Each is a mean of three
-# runs, and the 95 % interval of the difference goes from −6.0 to +0.2 percentage points. It includes 0. And the runs
-# with a critic also whiten the advantages, as in exercise 4. So these runs cannot tell whether the critic helps.
+# **Critic or mean score?** On reviews three runs of each cannot tell (lesson 06b, section 5; more than the critic
+# differs there). On arithmetic problems (lesson 11), REINFORCE with critic and GAE solves 70 % of the problems at the
+# first try. With the mean score of earlier batches as its baseline it solves 73 %, with as many samples. Each is a
+# mean of three runs, and the 95 % interval of the difference goes from −6.0 to +0.2 percentage points. It includes 0.
+# And the runs with a critic also whiten the advantages, as in exercise 4. So these runs cannot tell whether the
+# critic helps.
 #
 # **What the libraries do.**
 #

@@ -207,17 +207,11 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 #
 # **More epochs** do not pay here: eight epochs lie 0.29 below the line.
 #
-# **The clip** does more than keep the KL small. The table has the difference of two runs in their distance from the
-# line:
-#
-# | | with the clip, minus without it | 95 % interval |
-# |---|---|---|
-# | with eight epochs | 0.78 | 0.57 to 0.99 |
-# | with two epochs | 0.14 | 0.03 to 0.26 |
-#
-# Both differences are above 0 on each of the three seeds. The second is small. But it says that with two epochs the
-# run without the clip only *looked* better than *as it is*. It had gone further. (Lesson 06 compared the clip with an
-# early stop, at the same KL from the *old* policy, on single batches of a small world. There was no difference.)
+# **The clip.** With eight epochs, the run with the clip has more gold *and* a smaller KL, so it is better in both.
+# With two epochs, the line itself has the clip. Without it, the run is 0.14 lower, on each of the three seeds. The
+# interval just reaches 0, so this is likely, not sure. At least, the run without the clip only *looked* better than
+# *as it is*: it had gone further. (Lesson 06 compared the clip with an early stop, at the same KL from the *old*
+# policy, on single batches of a small world. There was no clear difference.)
 
 # %% [markdown]
 # ## 5. What does each part of PPO buy?
@@ -268,18 +262,25 @@ show.frontier(shown, curves=curves, log=True, ylabel="gold")
 # | with GAE, larger steps | −0.42 | −0.58 to −0.26 | 11 |
 # </details>
 #
-# **What does the critic buy?** With small steps, nothing that we can see: plain REINFORCE has as much gold at equal
-# KL. With larger steps, the runs with critic and GAE lose less. The table has the difference of their distances from
-# the line. Above 0, *with GAE* is better:
+# **Two ways to go further.** The points of PPO's line differ in their KL coefficient. The other two lines differ in the
+# size of their steps. A smaller coefficient brings more gold for the same KL than larger steps.
 #
-# | | *with GAE*, minus REINFORCE | 95 % interval |
+# **What does the critic buy?** Compare the two lines with three step sizes:
+#
+# | steps | REINFORCE: KL, gold | with GAE: KL, gold |
 # |---|---|---|
-# | small steps | 0.05 | −0.07 to 0.25 |
-# | double steps | 0.32 | 0.17 to 0.46 |
-# | larger steps | 0.34 | 0.20 to 0.48 |
+# | small | 1.5, 1.22 | 1.0, 1.01 |
+# | double | 3.2, 1.39 | 1.8, 1.27 |
+# | larger | 5.9, 1.60 | 3.8, 1.53 |
 #
-# On each of the three seeds, the last two differences are at least 0.2. Which part does it: the critic, $\lambda$,
-# the KL penalty of each token, or the whitening? These runs cannot tell.
+# With steps of the same size, the runs with critic and GAE move less far. And at equal KL? Now the line *with GAE* is
+# the measure. REINFORCE lies above it by 0.05 (−0.05 to 0.15) with small steps, and below it by 0.07 (−0.03 to 0.18)
+# with double steps. So we see no clear difference. (With larger steps, REINFORCE goes beyond the end of the line: no
+# comparison.)
+#
+# **A trap.** With double steps, REINFORCE is 0.41 below PPO's line, and *with GAE* only 0.09. Does the critic bring
+# 0.32? No. The first run is at 3.2 nats and the second at 1.8, and the distance to PPO's line grows with the KL. Two
+# runs are compared at equal KL only if it is *their* KL that is equal.
 #
 # **What does the reuse buy?** Speed. This is the mean score over all batches but the first, lowest to highest seed:
 #
@@ -301,9 +302,9 @@ show.frontier(shown, curves=curves, log=True, ylabel="gold")
 #
 # | part | what it is for | what this course shows |
 # |---|---|---|
-# | critic and GAE, here with the KL penalty of each token and whitening | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: no clear difference with small steps, more gold at equal KL with larger ones |
+# | critic and GAE | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: the policy moves less far with steps of the same size. No clear difference at equal KL |
 # | several epochs | more from each sample | faster than one update, hardly faster than one with twice the learning rate. Eight epochs: less gold at equal KL |
-# | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs, and brings more gold at equal KL. With two epochs only a little |
+# | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs. With two epochs, a little more gold at equal KL is likely |
 # | KL penalty | keeps the policy where the reward model can be trusted | without it the KL of the last batch is about 86 nats, and nearly all reviews are the same few words (exercise 2) |
 
 # %% [markdown]
@@ -312,9 +313,9 @@ show.frontier(shown, curves=curves, log=True, ylabel="gold")
 # - Watch KL, length, entropy and samples, not only the score. The score does not show every damage.
 # - With the usual clip, a clip fraction of a few percent is healthy. Without a clip it says nothing.
 # - More gold alone proves nothing: a run that goes further usually has more. Compare at equal KL.
-# - The clip holds back what one batch does. At equal KL, our runs have more gold with it.
-# - Here, plain REINFORCE with small steps has as much gold as PPO at equal KL. With larger steps it has less, also
-#   less than the runs with critic and GAE.
+# - The clip holds back what one batch does. With eight epochs, it brought more gold and a smaller KL.
+# - Here, plain REINFORCE with small steps has as much gold as PPO at equal KL. To go further, a smaller KL coefficient
+#   was better than larger steps, with and without a critic.
 #
 # ## Exercises
 #
