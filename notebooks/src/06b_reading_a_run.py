@@ -47,7 +47,7 @@ from minirlhf.classroom import FAST, check
 # |---|---|---|---|
 # | learning rate of the actor | 2e-5 in all training steps | 1e-4. It starts at a fifth of that, rises for five training steps, and then falls towards 0 | learn faster |
 # | learning rate of the critic | 6e-5 in all training steps | 3e-4, which rises and falls in the same way | the same |
-# | gradient | as it is | shortened to length 1 if it is longer (*gradient clipping*, which is not PPO's clip) | a few unusual samples must not move the model far |
+# | gradient | as it is | shortened to length 1 if it is longer, as all are here (*gradient clipping*, which is not PPO's clip) | no batch moves the model further than another |
 # | advantages of a batch | as they are | shifted and scaled to mean 0 and variance 1 (**whitening**) | the same scale in all batches |
 # | critic's loss | half the squared difference | clipped, too: once a value has moved by 0.5 towards its target, it gets no gradient | no sudden jumps |
 # | response without an end token (EOS) | no penalty | its score is lowered by 1 | reviews should end |
@@ -127,6 +127,9 @@ runs = experiments.results("ablations", "leash", "parts")  # the names of three 
 show.texts(experiments.samples(runs, compared).head(3))
 
 # %% [markdown]
+# With eight epochs and no clip, all three films have the same review. *As it is* and *eight epochs* are harder to
+# tell apart by three samples.
+#
 # **What is the clip good for?** After the training, we measured gold on four responses to each test film. The table has
 # the means of three seeds:
 #
@@ -151,8 +154,21 @@ show.texts(experiments.samples(runs, compared).head(3))
 # | entropy | changes little | collapses, or jumps up |
 # | clip fraction | a few percent | tens of percent: the updates on one batch go far. If KL, length or samples look bad, too, lower the learning rate or the number of epochs |
 # | explained variance | rises within a few training steps | stays near 0 |
-#
 # One warning alone is not yet an illness. Look at the other curves, and read samples.
+#
+# **One number more.** PPO does not maximise the score. It maximises the score minus $\beta$ times the KL, because the
+# penalty is a part of the reward (lesson 06). Before the training this number is about 0. Here it is over the last
+# eight training steps:
+#
+# | run | score | KL | score − 0.5 · KL |
+# |---|---|---|---|
+# | **as it is** | 1.17 | 1.95 | 0.20 |
+# | **no clip** | 1.23 | 2.59 | −0.07 |
+# | **eight epochs** | 1.47 | 4.41 | −0.73 |
+# | **eight epochs, no clip** | 1.34 | 7.68 | −2.50 |
+#
+# By what they are trained for, the runs with eight epochs end worse than no training at all. One reason may be that
+# the penalties of a batch are computed before its updates. So the updates do not see how far they go.
 
 # %% [markdown]
 # ## 4. A fair comparison: at equal KL
@@ -210,8 +226,8 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # **The clip.** With eight epochs, the run with the clip has more gold *and* a smaller KL, so it is better in both.
 # With two epochs, the line itself has the clip. Without it, the run is 0.14 lower, on each of the three seeds. The
 # interval just reaches 0, so this is likely, not sure. At least, the run without the clip only *looked* better than
-# *as it is*: it had gone further. (Lesson 06 compared the clip with an early stop, at the same KL from the *old*
-# policy, on single batches of a small world. There was no clear difference.)
+# *as it is*: it had gone further. (On single batches of the small world in lesson 06, stopping early did as well as
+# the clip.)
 
 # %% [markdown]
 # ## 5. What does each part of PPO buy?
@@ -273,14 +289,15 @@ show.frontier(shown, curves=curves, log=True, ylabel="gold")
 # | double | 3.2, 1.39 | 1.8, 1.27 |
 # | larger | 5.9, 1.60 | 3.8, 1.53 |
 #
-# With steps of the same size, the runs with critic and GAE move less far. And at equal KL? Now the line *with GAE* is
-# the measure. REINFORCE lies above it by 0.05 (−0.05 to 0.15) with small steps, and below it by 0.07 (−0.03 to 0.18)
-# with double steps. So we see no clear difference. (With larger steps, REINFORCE goes beyond the end of the line: no
+# With steps of the same size, the runs with GAE move less far. (With a critic and $\lambda = 1$, the KL is 1.5, as far
+# as REINFORCE. So this may come from $\lambda = 0.95$.) And at equal KL? Now the line *with GAE* is
+# the measure. REINFORCE minus this line is 0.05 (−0.05 to 0.15) with small steps, and −0.07 (−0.18 to 0.03) with double
+# steps. So we see no clear difference. (With larger steps, REINFORCE goes beyond the end of the line: no
 # comparison.)
 #
 # **A trap.** With double steps, REINFORCE is 0.41 below PPO's line, and *with GAE* only 0.09. Does the critic bring
 # 0.32? No. The first run is at 3.2 nats and the second at 1.8, and the distance to PPO's line grows with the KL. Two
-# runs are compared at equal KL only if it is *their* KL that is equal.
+# distances from a line must not be subtracted if they were taken at a different KL.
 #
 # **What does the reuse buy?** Speed. This is the mean score over all batches but the first, lowest to highest seed:
 #
@@ -292,8 +309,9 @@ show.frontier(shown, curves=curves, log=True, ylabel="gold")
 # | *with GAE, double steps* | 0.89 to 0.93 | 1.8 |
 # | *REINFORCE, double steps* | 0.99 to 1.05 | 3.2 |
 #
-# Four updates of each batch are faster than one. But one update with twice the learning rate is nearly as fast (*with
-# GAE, double steps*). It even ends at the same KL as PPO, and only 0.09 below the line.
+# Four updates of each batch are faster than one. *REINFORCE, double steps* is as fast, but pays with a KL of 3.2. And
+# one update with twice the learning rate is nearly as fast (*with GAE, double steps*). It even ends at the same KL as
+# PPO, and only 0.09 below the line.
 #
 # **Why PPO, then?** Where samples are expensive, each should be used several times, and the clip limits the damage.
 # PPO was made for simulated robots and video games (Schulman et al. 2017). Here samples are cheap, and a larger
@@ -302,7 +320,7 @@ show.frontier(shown, curves=curves, log=True, ylabel="gold")
 #
 # | part | what it is for | what this course shows |
 # |---|---|---|
-# | critic and GAE | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: the policy moves less far with steps of the same size. No clear difference at equal KL |
+# | critic and GAE | less spread | in the small world a right critic saves samples, and a wrong one can be worse than none (lesson 05). Here: with GAE the policy moves less far. No clear difference at equal KL |
 # | several epochs | more from each sample | faster than one update, hardly faster than one with twice the learning rate. Eight epochs: less gold at equal KL |
 # | clip | limits how far one batch moves the policy | it prevents the collapse with eight epochs. With two epochs, a little more gold at equal KL is likely |
 # | KL penalty | keeps the policy where the reward model can be trusted | without it the KL of the last batch is about 86 nats, and nearly all reviews are the same few words (exercise 2) |
@@ -315,7 +333,7 @@ show.frontier(shown, curves=curves, log=True, ylabel="gold")
 # - More gold alone proves nothing: a run that goes further usually has more. Compare at equal KL.
 # - The clip holds back what one batch does. With eight epochs, it brought more gold and a smaller KL.
 # - Here, plain REINFORCE with small steps has as much gold as PPO at equal KL. To go further, a smaller KL coefficient
-#   was better than larger steps, with and without a critic.
+#   of PPO was better than larger steps.
 #
 # ## Exercises
 #
@@ -386,7 +404,8 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 #   almost the same for all films. The KL grows to about 86 nats, and the entropy falls to about 0.4. The clip fraction
 #   gives a weak warning at most: from training step 4 to 9 it stays near 0.10, while in A and C it falls from 0.08
 #   to below 0.05.
-# - **Run A** has no warning, and has learned little.
+# - **Run A** has none of these warnings, and has learned little. But the number of section 3 is negative: with its
+#   coefficient 2, score minus 2 · KL ends at −1.37. Its KL of 0.88 costs more than the score has gained.
 # - **Run C** has milder ones. Run the next cell: without run B, the two others can be compared. In C the length falls
 #   from 20 to 12 tokens, the entropy from 2.5 to 2.0, and the KL reaches about 4 nats. So do the runs with eight
 #   epochs and the clip in section 2, nearly. Only the clip fraction differs: at most 9 % here, 42 % there.
@@ -480,7 +499,7 @@ pd.concat({"lesson 06": healthy, "mine": mine})[columns].round(2)
 # There are many ways. In the solutions the learning rate of the actor is twenty times as large. Then the clip
 # fraction is tens of percent, where the unchanged loop has 6 % at most. The KL jumps above 10 nats with the first
 # batch. The entropy rises first: the policy writes almost anything. Then the reviews shrink to about 5 tokens. The
-# score alone would warn you too late: after the first batch it is even higher.
+# score alone would warn you too late in our run: after the first batch it is even higher.
 #
 # Some settings do no harm so soon. With a KL coefficient of 0, for example, you have to wait longer: in exercise 2
 # the KL of run B is still below 2 nats after three training steps.

@@ -257,6 +257,7 @@ def test_the_numbers_of_the_prose(runs, tour):
     with lesson("06b") as said:
         a_healthy_run(said, tour)
         a_run_that_goes_wrong(said, runs)
+        what_ppo_maximises(said)
         at_equal_kl(said, runs)
         parts_of_ppo(said)
         exercises(said, runs)
@@ -333,6 +334,33 @@ def a_run_that_goes_wrong(said, runs):
         said(f"| {name} epochs | gold", *(x[v] for v in (with_clip, without) for x in (gold, kl)))
         assert kl[without] > kl[with_clip]
     said("the run without the clip even has more gold", gold["no clip"] > gold["as it is"])
+
+
+def trained_for(history, variant, kl_coef):
+    """Score, KL and score - kl_coef * KL: means over the last eight steps and the seeds."""
+    rows = history[(history.variant == variant) & (history.step > 15)]
+    return rows.score.mean(), rows.kl.mean(), (rows.score - kl_coef * rows.kl).mean()
+
+
+def what_ppo_maximises(said):
+    """Section 3."""
+    history = experiments.results("ablations_history")
+    beta = loops.PPOConfig().kl.kl_coef
+    start = history[history.step == 0]
+    said("Before the training this number is about", 0, abs(start.score.mean()) < 0.05)
+    said("| run | score | KL | score −", beta)
+    for variant in ("as it is", "no clip", "eight epochs", "eight epochs, no clip"):
+        said(f"| **{variant}** |", *trained_for(history, variant, beta))
+    for seed in SEEDS:
+        own = history[history.seed == seed]
+        assert (
+            trained_for(own, "eight epochs", beta)[2]
+            < -0.5
+            < 0
+            < trained_for(own, "as it is", beta)[2]
+        )
+    _, kl, ends = trained_for(experiments.results("leash_history"), "kl_coef 2", 2)
+    said("with its coefficient", 2, 2, ends, kl)
 
 
 def final(runs):
@@ -562,8 +590,11 @@ def parts_of_ppo(said):
     small, double, _ = experiments.above_curve(
         records, "gold", STEPS["with GAE"], STEPS["REINFORCE"]
     ).itertuples()
-    said("REINFORCE lies above it by", small.difference, small.low, small.high)
-    said("and below it by", -double.difference, -double.high, -double.low)
+    said("REINFORCE minus this line is", small.difference, small.low, small.high)
+    said("with small steps, and", double.difference, double.low, double.high)
+    as_far = abs(kl["with a critic"] - kl["REINFORCE"]) < 0.1
+    said("the KL is 1.5, as far", as_far)
+    said("(With a critic and", kl["with a critic"])
     assert small.low < 0 < small.high and double.low < 0 < double.high
     beyond = kl[STEPS["REINFORCE"][2]] > 1.1 * kl[STEPS["with GAE"][2]]
     said("REINFORCE goes beyond the end of the line", beyond)
@@ -583,7 +614,8 @@ def parts_of_ppo(said):
         ("| *REINFORCE, double steps* |", "REINFORCE, double steps"),
     ):
         said(row, later[v].min(), later[v].max(), kl[v])
-    said("Four updates of each batch are faster than one", True)
+    said("but pays with a KL of", kl["REINFORCE, double steps"])
+    assert later["REINFORCE, double steps"].mean() > later["as it is"].mean()
     assert later["as it is"].min() > later[["REINFORCE", "with GAE"]].max() + 0.15
     assert 0 < later["as it is"].mean() - later["with GAE, double steps"].mean() < 0.1
     ends = abs(kl["with GAE, double steps"] - kl["as it is"]) < 0.1
