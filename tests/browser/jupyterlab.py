@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import URLError
 from urllib.request import urlopen
 
 from minirlhf.runtime import ROOT
@@ -27,6 +28,14 @@ def wait(found, seconds=120.0):
         assert time.monotonic() < end, "nothing appeared"
         time.sleep(0.1)
     return result
+
+
+def answers(url: str) -> bool:
+    """Whether the server listens. Its file with the address is there a moment earlier."""
+    try:
+        return urlopen(url + "api").status == 200
+    except URLError:
+        return False
 
 
 @contextmanager
@@ -59,7 +68,7 @@ def jupyterlab(folder: Path, *where: str) -> Iterator[str]:
 
     try:
         url = wait(address)
-        wait(lambda: urlopen(url + "api").status == 200)
+        wait(lambda: answers(url))
         yield url
     finally:
         os.killpg(server.pid, signal.SIGKILL)
