@@ -516,8 +516,10 @@ titles = tasks.reviews.eval_prompts("test")[:3]
 names = [title.strip() for title in titles]
 (before,) = models.sample_text(start, tokenizer, titles, config=sampling, seed=0)
 (after,) = models.sample_text(policy, tokenizer, titles, config=sampling, seed=0)
-reviews = {"before": before, "after six steps": after}
-reviews = {name: models.decode(tokenizer, batch) for name, batch in reviews.items()}
+reviews = {
+    "before": models.decode(tokenizer, before),
+    "after six steps": models.decode(tokenizer, after),
+}
 show.texts(pd.DataFrame(reviews, index=names))
 
 # %% [markdown]

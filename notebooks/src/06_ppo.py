@@ -267,7 +267,7 @@ show.lines(curves, xlabel="updates on one batch", ylabel="change", reference=0)
 # | model | what it does | starts as | trained? |
 # |---|---|---|---|
 # | **actor** $\pi$ | the policy: it writes the responses | the SFT model (supervised fine-tuning, lesson 03) | yes |
-# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model. In lesson 05 it was trained first. Here it learns during PPO: it learns quickly, within two training steps (lesson 06b) | yes |
+# | **critic** $\hat V$ | predicts, before each token, the sum of the rewards that are still to come | a copy of the reward model. In lesson 05 it was trained first. Here it learns during PPO, within two training steps (lesson 06b) | yes |
 # | **reward model** | scores a finished response | itself | no |
 # | **reference** $\pi_{\text{ref}}$ | gives log-probabilities to compare with | a copy of the actor | no |
 #

@@ -47,7 +47,7 @@ from minirlhf.classroom import FAST, check
 # |---|---|---|---|
 # | learning rate of the actor | 2e-5 in all training steps | 1e-4. It starts at a fifth of that, rises for five training steps, and then falls towards 0 | learn faster |
 # | learning rate of the critic | 6e-5 in all training steps | 3e-4, which rises and falls in the same way | the same |
-# | gradient | as it is | shortened to length 1 if it is longer, as all are here (*gradient clipping*, which is not PPO's clip) | no batch moves the model further than another |
+# | gradient | as it is | shortened to length 1 if it is longer, as all are here (*gradient clipping*, which is not PPO's clip) | the gradients of all batches have the same length |
 # | advantages of a batch | as they are | shifted and scaled to mean 0 and variance 1 (**whitening**) | the same scale in all batches |
 # | critic's loss | half the squared difference | clipped, too: once a value has moved by 0.5 towards its target, it gets no gradient | no sudden jumps |
 # | response without an end token (EOS) | no penalty | its score is lowered by 1 | reviews should end |
@@ -154,7 +154,8 @@ show.texts(experiments.samples(runs, compared).head(3))
 # | entropy | changes little | collapses, or jumps up |
 # | clip fraction | a few percent | tens of percent: the updates on one batch go far. If KL, length or samples look bad, too, lower the learning rate or the number of epochs |
 # | explained variance | rises within a few training steps | stays near 0 |
-# One warning alone is not yet an illness. Look at the other curves, and read samples.
+#
+# One warning alone does not prove that a run goes wrong. Look at the other curves, and read samples.
 #
 # **One number more.** PPO does not maximise the score. It maximises the score minus $\beta$ times the KL, because the
 # penalty is a part of the reward (lesson 06). Before the training this number is about 0. Here it is over the last
@@ -405,7 +406,8 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 #   gives a weak warning at most: from training step 4 to 9 it stays near 0.10, while in A and C it falls from 0.08
 #   to below 0.05.
 # - **Run A** has none of these warnings, and has learned little. But the number of section 3 is negative: with its
-#   coefficient 2, score minus 2 · KL ends at −1.37. Its KL of 0.88 costs more than the score has gained.
+#   coefficient 2, score minus 2 · KL is −1.37 over the last eight training steps. Its KL of 0.88 costs more than the
+#   score has gained.
 # - **Run C** has milder ones. Run the next cell: without run B, the two others can be compared. In C the length falls
 #   from 20 to 12 tokens, the entropy from 2.5 to 2.0, and the KL reaches about 4 nats. So do the runs with eight
 #   epochs and the clip in section 2, nearly. Only the clip fraction differs: at most 9 % here, 42 % there.
@@ -459,8 +461,8 @@ show.curves(
 # </details>
 
 # %% [markdown] tags=["exercise"]
-# **4. Make a run sick** *(medium, 20 minutes)*. `config` has the settings of lesson 06's loop. Change *one* of them,
-# so that the run goes wrong within three training steps. First write down what you change, and what you expect of
+# **4. Make a run go wrong** *(medium, 20 minutes)*. `config` has the settings of lesson 06's loop. Change *one* of them,
+# so that you see a warning within three training steps. First write down what you change, and what you expect of
 # each column of the table. Then run the cell. It takes about a minute. The upper half of the table is the unchanged
 # loop, from the record.
 #

@@ -246,6 +246,12 @@ def measured(text):
     return len(rows), max(map(len, rows))
 
 
+def glued_to_a_table(notebook):
+    """The first characters of each line of text that Markdown would draw as a table's last row."""
+    prose = text_between(notebook)
+    return re.findall(r"^ *\|.*\n(?! *\||</| *$)(.{1,40})", prose, re.MULTILINE)
+
+
 def exceeds(notebook, path):
     """What exceeds the budget of a lesson, or of a lab: a list of sentences.
 
@@ -288,4 +294,5 @@ def exceeds(notebook, path):
             limit = PRINTED_LINES if what == "print" else OUTPUT_LINES
             at_most(limit, rows, f"lines of the {what} under `{name}`")
             at_most(OUTPUT_WIDTH, width, f"characters of a line of the {what} under `{name}`")
+    wrong += [f"no blank line after the table: {line}" for line in glued_to_a_table(notebook)]
     return wrong + forbidden(notebook)

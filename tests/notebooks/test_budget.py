@@ -104,6 +104,7 @@ def test_a_lesson_at_the_limits_is_within_the_budget(tmp_path):
         ([code("x", printed("a\n" * 7), printed("a\n" * 7))], "lines of the print under `x`: 14"),
         ([code("x", table(31, 2))], "lines of the table under `x`: 31, at most 30"),
         ([code("x", table(2, 11))], "characters of a line of the table under `x`: 108"),
+        ([text("| a |\n|---|\n| b |\nA sentence.")], "no blank line after the table: A sentence."),
     ],
 )
 def test_what_exceeds_the_budget_is_found(tmp_path, cells, wrong):
