@@ -90,10 +90,21 @@ PARTS: dict[str, dict] = {
     "REINFORCE": {"row": "reinforce"},
     "REINFORCE, double steps": {"row": "reinforce", "given": {"optimiser": DOUBLE_STEPS}},
     "REINFORCE, larger steps": {"row": "reinforce", "given": {"optimiser": LARGER_STEPS}},
+    "REINFORCE, larger steps and batches": {
+        "row": "reinforce",
+        "given": {"optimiser": LARGER_STEPS, "prompts_per_step": 256},
+    },
     "with a critic": {"row": "ppo", "given": NO_REUSE | {"lam": 1.0}},
     "with GAE": {"row": "ppo", "given": NO_REUSE},
     "with GAE, double steps": {"row": "ppo", "given": NO_REUSE | {"actor": DOUBLE_STEPS}},
     "with GAE, larger steps": {"row": "ppo", "given": NO_REUSE | {"actor": LARGER_STEPS}},
+    "with GAE, larger steps and batches": {
+        "row": "ppo",
+        "given": {
+            **{"epochs": 1, "batch_size": 256, "minibatch_size": 256},
+            "actor": LARGER_STEPS,
+        },
+    },
 }
 
 EXPERIMENTS: dict[str, dict[str, dict]] = {
