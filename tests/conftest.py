@@ -2,7 +2,11 @@
 
 import os
 import signal
+import sys
 
+# as on most machines, so that a test sees what is written beside a user's file
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded after set-up
 if workers := os.environ.get(
     "PYTEST_XDIST_WORKER_COUNT"

@@ -21,7 +21,7 @@ LONGEST_OUTPUT = 10_000  # characters
 
 
 def module_of(path: Path) -> ModuleType:
-    """The module that a Python file makes when it is run.
+    """The module that a Python file makes when it is run. Nothing is written beside the file.
 
     Raises:
         ValueError: its name does not end in .py, or running it fails (see `supervised`).
@@ -32,12 +32,15 @@ def module_of(path: Path) -> ModuleType:
         raise ValueError(f"{path.name} cannot be run: a Python file's name ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
+    usual, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__
     try:
         with supervised(path, "cannot be run"):
             spec.loader.exec_module(module)
     except BaseException:
         sys.modules.pop(name, None)
         raise
+    finally:
+        sys.dont_write_bytecode = usual
     return module
 
 
