@@ -41,7 +41,7 @@ from minirlhf.classroom.lessons.lesson_05 import (
 )
 from minirlhf.classroom.lessons.lesson_06 import clipped_share, ppo_loss, pull_back_loss
 from minirlhf.classroom.lessons.lesson_06_step import watch_updates, whole_step
-from minirlhf.classroom.lessons.lesson_06b import three_runs
+from minirlhf.classroom.lessons.lesson_06b import three_methods, three_runs
 from minirlhf.classroom.lessons.lesson_07 import (
     coefficient_for_kl,
     gibbs_logprobs,
@@ -128,6 +128,7 @@ __all__ = [
     "six_comparisons",
     "six_verdicts",
     "take_turns",
+    "three_methods",
     "three_runs",
     "watch_updates",
     "whole_step",

@@ -33,7 +33,8 @@ from tests.claims.records_06 import (
     rates,
 )
 
-PARTS = tuple(EXPERIMENTS["parts"])
+BATCHES = " and batches"  # the end of the names of the runs with 256 responses in a batch
+PARTS = tuple(name for name in EXPERIMENTS["parts"] if not name.endswith(BATCHES))
 LINE = ("kl_coef 2", "kl_coef 1", "kl_coef 0.5", "kl_coef 0.25", "kl_coef 0.1")  # of section 4
 
 
@@ -565,8 +566,8 @@ def parts_of_ppo(said):
     records = experiments.results("parts", "leash")
     usual = loops.PPOConfig()
     updates = usual.epochs * usual.batch_size // usual.minibatch_size
-    for name, settings in EXPERIMENTS["parts"].items():
-        config = group_run_config(settings | {"seed": 0})
+    for name in PARTS:
+        config = group_run_config(EXPERIMENTS["parts"][name] | {"seed": 0})
         if name.startswith("REINFORCE"):
             said(f"| **{name}** | no | |", 1, config.optimiser.lr)
         else:
@@ -594,6 +595,7 @@ def parts_of_ppo(said):
     assert small.low < 0 < small.high and double.low < 0 < double.high
     beyond = kl[STEPS["REINFORCE"][2]] > 1.1 * kl[STEPS["with GAE"][2]]
     said("REINFORCE goes beyond the end of the line", beyond)
+    luck_of_a_batch(said, records, kl, gold)
     trap = [-leads.difference[f"{name}, double steps"] for name in ("REINFORCE", "with GAE")]
     said("With double steps, REINFORCE is", *trap, trap[0] - trap[1])
     said("No. The first run is at", *(kl[f"{n}, double steps"] for n in ("REINFORCE", "with GAE")))
@@ -623,6 +625,32 @@ def parts_of_ppo(said):
     leash = experiments.results("leash_history")
     free_kl = leash[(leash.variant == "kl_coef 0") & (leash.step == 23)].kl.mean()
     said("without it the KL of the last batch is about", free_kl)
+
+
+def luck_of_a_batch(said, records, kl, gold):
+    """Section 5: larger steps with larger batches."""
+    usual = loops.PPOConfig().batch_size
+    config = group_run_config(
+        EXPERIMENTS["parts"][f"with GAE, larger steps{BATCHES}"] | {"seed": 0}
+    )
+    said("We repeated the runs with larger steps, now with", config.batch_size, usual)
+    said("| runs |", usual, config.batch_size)
+    for name in STEPS:
+        few, many = f"{name}, larger steps", f"{name}, larger steps{BATCHES}"
+        said(f"| *{few}* |", *(x[v] for v in (few, many) for x in (kl, gold)))
+        assert kl[many] < 0.75 * kl[few] and 0 < gold[many] - gold[few] < 0.1
+    many = [f"{name}, larger steps{BATCHES}" for name in STEPS]
+    own = [
+        experiments.above_curve(records, "gold", STEPS[name], [run]).iloc[0]
+        for name, run in zip(STEPS, many, strict=True)
+    ]
+    ends = [x for lead in own for x in (lead.difference, lead.low, lead.high)]
+    said("end with as much gold. At equal KL, that is", *ends)
+    said("more than the line with", usual)
+    below = experiments.above_curve(records, "gold", LINE, many)
+    assert min(lead.low for lead in own) > 0 > below.high.max()
+    said("still lie", *(-below.difference))
+    said("and they cost four times", config.batch_size == 4 * usual)
 
 
 STEPS = {
@@ -661,17 +689,31 @@ def test_what_the_parts_of_ppo_are_compared_with():
     for size, optimiser in (("double", twice), ("larger", four_times)):
         assert configs[f"REINFORCE, {size} steps"] == replace(plain, optimiser=optimiser)
     assert plain.algorithm.kl == "score" and plain.algorithm.scale == "none" and line.whiten
+    many = 4 * line.batch_size
+    large = {"batch_size": many, "minibatch_size": many}
+    gae, reinforce = ("with GAE, larger steps", "REINFORCE, larger steps")
+    assert configs[gae + BATCHES] == replace(configs[gae], **large)
+    large = {"prompts_per_step": many, "minibatch_size": many}
+    assert configs[reinforce + BATCHES] == replace(configs[reinforce], **large)
     for name in ("steps", "kl", "sampling", "missing_eos_penalty"):
         assert getattr(plain, name) == getattr(line, name)
     assert plain.prompts_per_step * plain.group_size == line.batch_size
 
 
-def leads_by_seed(runs, name):
+@pytest.mark.parametrize("name", ["REINFORCE", "with GAE"])
+def test_larger_batches_make_larger_steps_less_costly_on_each_seed(name, runs):
+    few, many = f"{name}, larger steps", f"{name}, larger steps{BATCHES}"
+    assert column(runs, many, "kl").max() < column(runs, few, "kl").min() - 0.5
+    assert min(leads_by_seed(runs, many, line=STEPS[name])) > 0
+    assert max(leads_by_seed(runs, many)) < 0
+
+
+def leads_by_seed(runs, name, line=LINE):
     """Gold above the line, each seed on its own. Left of the line it is level."""
-    leads = []
+    points, leads = list(line), []
     for seed in SEEDS:
         run = runs[runs.seed == seed].set_index("variant")
-        line = run.loc[list(LINE)].sort_values("kl")
+        line = run.loc[points].sort_values("kl")
         equal_kl = np.interp(np.log(run.kl[name]), np.log(line.kl), line.gold)
         leads.append(run.gold[name] - equal_kl)
     return leads
