@@ -167,8 +167,8 @@ pd.DataFrame(table).T.round(2)
 #
 # - *All reviews*: $D_o$ is 1.85 and $D_e$ is 9.17. So alpha is 0.80: a fifth of the chance
 #   disagreement is left.
-# - *Middle reviews*: $D_o$ rises to 2.89. But $D_e$ changes more: it falls to 3.55. All means are
-#   near 0, so two ratings of *different* middle reviews differ little more than two of the same
+# - *Middle reviews*: $D_o$ rises to 2.89. But $D_e$ changes more: it falls to 3.55. We chose reviews
+#   with means near 0, so two ratings of *different* middle reviews differ little more than two of the same
 #   one. Alpha is 0.19.
 # </details>
 #
@@ -222,7 +222,7 @@ show.texts(two[columns])
 #
 # How often can a reward model be right about such labels? Think of somebody who knows what all
 # *other* people said, and predicts that the review with the higher mean is chosen. How often this is
-# right is the **human ceiling**. (It is no strict bound: see below.)
+# right is the **human ceiling**.
 #
 # **By hand.** Three people gave review A the ratings 3, 3 and 1, and two gave review B 2 and 0.
 # Each row is a label that can be drawn. The *others' means* leave out its two ratings, which would
@@ -276,7 +276,7 @@ show.bars(ceilings, label="human ceiling", reference={"a coin": 0.5}, limits=(0,
 #
 # Compare an accuracy with the ceiling of the same films. The reward model of lesson 08 is right on
 # 0.64 of the labels of the *test* films. The ceiling there is 0.84. So the model is wrong on 0.36, and
-# the others on 0.16. The difference is more than half of the model's errors.
+# the others on 0.16. More than half of the model's errors could be avoided.
 
 # %% [markdown]
 # ## 6. Does the Bradley-Terry model fit our people?
@@ -321,8 +321,11 @@ assert tasks.preference_share(ratings_a, ratings_c) == 38 / (38 + 6)
 # %% [markdown]
 # **All triples.** One triple may be chance. So we take all triples of all 507 films, for steps of
 # 0.5, 1, 1.5 and 2 points (0.25 more or less), and add up the shares of comparisons that are won. From
-# the sums we compute the **ratio**: the odds of $a$ against $c$, divided by what Bradley-Terry
-# predicts. Its **95 % interval**: we draw the 507 films 500 times, with replacement, and 95 % of the
+# the sums we compute odds, and the **ratio** of the odds and their prediction:
+#
+# $$ \text{ratio} = \frac{\text{odds}(a, c)}{\text{odds}(a, b) \cdot \text{odds}(b, c)} . $$
+#
+# Its **95 % interval**: we draw the 507 films 500 times, with replacement, and 95 % of the
 # results lie in it.
 #
 # **The control** is simulated people. What they *feel* follows Bradley-Terry: the mean of the review
@@ -372,16 +375,17 @@ show.lines(
 #   equal reviews have odds of 1, and 1 × 1 = 1.
 # - *A point.* The odds are 12 instead of 14, a ratio of 0.85. The control has 0.92. So rounding, with
 #   its dropped ties, makes about half of what is missing.
-# - *Two points.* The ratio falls to 0.64, with an interval of 0.56 to 0.72. The control's interval is
-#   0.82 to 1.15, and five more draws of it give 0.81 to 0.92.
+# - *Two points.* The ratio falls to 0.64, with an interval of 0.56 to 0.72. The control's ratio is
+#   0.96, and that of five more draws of it 0.81 to 0.92.
 #
-# At each step the people's interval is below the control's. So rounding is a part of the cause, but
-# it does not make the steady fall to 0.64.
+# At each step the people are below the control. So rounding does not make the fall to 0.64. It is a part
+# of the cause: *without* rounding, simulated people have 1.22 at two points. (This is more than 1
+# because of an error upwards. So compare with the control, not with 1.)
 # </details>
 #
 # So Bradley-Terry is nearly true for close reviews. For distant ones the odds are smaller than it
 # predicts, partly because of the scale, partly because of the people. Their score difference is only
-# a rough number. ("Going further" looks for the causes.)
+# a rough number. ("Going further" looks for the causes, and shows that much depends on the noise.)
 
 # %% [markdown]
 # ## 7. Whose preferences are averaged away?
@@ -395,7 +399,7 @@ show.lines(
 # | share of the labels | 1/3 | 2/3 | B |
 #
 # The mean counts *how much* people care. Labels count *heads*: B is chosen in 2/3 of them. A reward
-# model sees only labels, so with enough of them it learns the majority.
+# model sees only labels, so it can learn only heads.
 #
 # **Predict.** In how many of our pairs do the two rules prefer different reviews: among pairs whose
 # means (of all ratings) differ by less than half a point, and among the others?
@@ -416,9 +420,6 @@ for low, high in ((0, 0.5), (0.5, 8)):
 # They differ in 9 % of the close pairs, and in almost none of the others. Why so few? The rules differ
 # only if a few strong ratings pull the mean of one review past that of the other. But for 86 % of the
 # reviews, the mean is less than half a point from the median.
-#
-# About half of the 9 % may be chance: simulated people with normal noise, for whom the two rules
-# agree, differ in 5 %.
 # </details>
 #
 # So the two rules mostly agree. But both lose the **minority**. The joke of section 1 becomes
@@ -861,13 +862,15 @@ table.round(3)
 #
 # The gap leaves them out for the same reason. For example, A has the ratings 3 and 1, and B has 1
 # and 3. Both means are 2. Draw the 3 of A and the 1 of B: the label says A. The others gave A a 1 and
-# B a 3, so they predict B: wrong. In general, if the means of *all* ratings are about equal, a label
-# that says A leaves others who say B. Of the random pairs, take those whose means of *all*
+# B a 3, so they predict B: wrong. Of the random pairs, take those whose means of *all*
 # ratings differ by less than 0.5. There the others are right on only 0.36.
 #
 # **What helps the reward model of lesson 08?** More labels: it was right on 62 % of the test labels
 # after training on 6,400 labels, and on 64 % after 25,600. More people for each review may help, too: a
 # model that only counts words, but learned from the mean of all ratings, is right on 68 %.
+#
+# **Chance (section 7).** About half of the 9 % may be chance: simulated people with normal noise, for
+# whom the two rules agree, differ in 5 %.
 #
 # **People use the scale differently.** The data has no names. But it comes in blocks of 30 reviews,
 # and we guess that the $k$-th rating of every review of a block is by the same person. Suppose that
@@ -885,10 +888,10 @@ table.round(3)
 # | A minus its mean: level + opinion | 2 | 0 | 0 | −2 |
 # | B minus its mean: level + opinion | 2 | 0 | −2 | 0 |
 #
-# The mean square of each of the last two rows is 2. Of this, 1 comes from the levels, and 1 from the
-# opinions. So levels are 1/2 of the disagreement. The correlation of the two rows is also 1/2. This
-# is no accident. Call a person's level $l$, and the opinions $o_A$ and $o_B$. The correlation is the
-# mean product of the two rows, divided by their mean square (2 in the table). The product is
+# The mean square of each of the last two rows is 2. Of this, 1 comes from the levels, and 1 from the opinions. So
+# levels are 1/2 of the disagreement. The correlation of the two rows is also 1/2. Call a person's level $l$, and the
+# opinions $o_A$ and $o_B$. The correlation is the mean product of the two rows, divided by their mean square (2 in
+# the table). The product is
 #
 # $$ (l + o_A)(l + o_B) = l^2 + l\,o_B + o_A\,l + o_A\,o_B . $$
 #

@@ -19,8 +19,8 @@
 # - say why sampling is limited by reading from memory, and training by arithmetic,
 # - choose among the usual savings, and say what each one costs.
 #
-# **You need** lessons 04 (REINFORCE, baselines), 06 (PPO and its four models) and 06b (comparing at equal KL). Lesson 07
-# (the KL penalty) helps. About 60 minutes to read and 105 for the exercises.
+# **You need** lessons 04 (REINFORCE, baselines), 06 (PPO and its four models) and 06b (comparing at equal KL). Lesson
+# 07 (the KL penalty) helps. About 60 minutes to read and 105 for the exercises.
 
 # %%
 import copy
@@ -43,8 +43,8 @@ from minirlhf.classroom import FAST, check
 # $$ \text{bytes} \approx 16\, N \;\text{ if it is trained}, \qquad
 # \text{bytes} \approx 2\, N \;\text{ if it is only read.} $$
 #
-# In words, with 2 bytes per number (section 2): a weight that is trained takes eight times as much
-# memory as one that is only read. 7B means 7 billion weights. A gigabyte (GB) is a billion bytes.
+# In words, with 2 bytes per number (section 2): a weight that is trained takes eight times as much memory as one that
+# is only read. 7B means 7 billion weights (6.7 in sections 2 and 5). A gigabyte (GB) is a billion bytes.
 #
 # | model | trained? | bytes per weight | 7B | 70B |
 # |---|---|---|---|---|
@@ -355,8 +355,7 @@ pd.DataFrame(rows).T.round().astype(int)
 #   training. LoRA saves a third of it (no gradients of frozen weights), but only 18 % of the step.
 # - **In section 3, sampling took three times as long as training.** Here two models are trained (a factor
 #   of 2). The GPUs reach 40 % of their speed in arithmetic, and 60 % in reading (1.5). And the 70B model
-#   has a small cache beside its many weights (3.0, against 7B in this plan). It matters less that only 64
-#   responses share a reading, and not 100.
+#   has a small cache beside its many weights (3.0, against 7B in this plan).
 # </details>
 #
 # The figure shows four plans at 7B, with one bar per phase. A plan needs the longer of its two bars.
@@ -533,7 +532,7 @@ show.lines(noise, gaps, ylim=(0, None), **labels)
 # The lines cross where $g^2/4 = 1/3$, at a gap of 1.15. RLOO's line is flat, because it knows which
 # prompt a response belongs to. REINFORCE's line rises from 1 to 2.
 #
-# **If prompts differ little, a group buys nothing.** Three scores are then a noisier baseline than the
+# **If prompts differ little, a group does harm.** Three scores are then a noisier baseline than the
 # mean of everything.
 # </details>
 #
@@ -551,8 +550,8 @@ show.lines(noise, gaps, ylim=(0, None), **labels)
 #   reading of the weights, but each needs its own cache.
 # - At 70B, sharing or dropping the critic saves 43 % of the memory. LoRA saves more, but only 18 % of
 #   the time. What a saving costs in gold is compared at equal KL.
-# - Without a critic, the baseline comes from other scores. A group per prompt pays if prompts differ a
-#   lot.
+# - Without a critic, the baseline comes from other scores. A group per prompt pays if prompts
+#   differ by more than the scores of one prompt scatter.
 #
 # ## Exercises
 #
@@ -815,8 +814,9 @@ pd.DataFrame(costs).T.round(1)
 #   third more arithmetic (5.4 seconds per step instead of 4.8). Recomputing
 #   changes no gradient. Without a critic you need another baseline (section 7).
 # - **No critic, and no reference**: 22.7 GB. It costs the KL penalty. With a reward model this is risky.
-# - **LoRA, with all four models**: 9.8 GB. There is even room for four responses at a time (19.1
-#   GB). It costs full-rank updates, and you must find a new learning rate.
+# - **LoRA, with all four models**: 9.8 GB by our count, or 11.5, because adapters keep about 1.6 times
+#   the activations that we count ("Going further"). So there is room for three responses at a time (21.0
+#   GB), but not for four. It costs full-rank updates, and you must find a new learning rate.
 #
 # One order: first recompute, because it costs only time. Then full-rank training or the critic,
 # whichever matters less for your task. The KL penalty last, as long as the reward can be fooled.
@@ -904,8 +904,8 @@ for n in (1, 64):
 # **When does sampling take as long as training?** The more responses are decoded together, the less time
 # each token spends on reading weights. But it still reads its own cache. In section 3's 7B model, the cache
 # of 500 tokens takes 0.08 ms to read, and training on a token 0.04 ms. So there sampling always takes
-# longer. Our 70B model has a smaller cache. With 49 responses decoded together (and no critic),
-# sampling takes as long as training. With 8 it takes 5.5 times as long, and with 512 only 0.23 times.
+# longer. Our 70B model has a smaller cache. With section 5's settings, 49 responses decoded together and
+# no critic, sampling takes as long as training. With 8 it takes 5.5 times as long, and with 512 only 0.23 times.
 #
 # Section 5 decodes 64 together, which is one response per GPU. With 512, its sampling would take 6 seconds
 # instead of 21. At 70B, the four models would need no more memory, because training stays the worst

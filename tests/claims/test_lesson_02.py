@@ -1027,7 +1027,7 @@ def the_ceiling(said, page, ceilings_of_few, bag):
     said("learned from the mean of all ratings, is right on", bag)
     right, most = runs["reward model"].mean(), runs["human ceiling"].mean()
     said("So the model is wrong on", 1 - right, 1 - most)
-    said("more than half of the model's errors", most - right > 0.5 * (1 - right))
+    said("More than half of the model's errors could be avoided", most - right > 0.5 * (1 - right))
     assert round(of_films, 2) == round(runs["human ceiling"].mean(), 2)
 
 
@@ -1043,7 +1043,8 @@ def bradley_terry(said, page, rated, simulations):
     said("Then $b$ and $c$:", bc, cb, bc / cb, ab / ba * bc / cb, ac, ca, ac / ca)
     said("reviews are one step apart. For a step of", 1, 0.75, 1.25)
     films = len({r.movie for r in rated})
-    said("all triples of all", films, 0.5, 1, 1.5, 2, 0.25, films, 500, 0.95)
+    said("all triples of all", films, 0.5, 1, 1.5, 2, 0.25)
+    said("Its **95 % interval**: we draw the", films, 500, 0.95)
     said("whole number from", -4, 4)
     said("In the example the ratio is", (ac / ca) / (ab / ba * bc / cb), 1)
     said("Is it nearer to", 1)
@@ -1059,10 +1060,19 @@ def bradley_terry(said, page, rated, simulations):
     said("*Two points.* The ratio falls to", *two[["ratio", "low", "high"]])
     more = draws[:, 1]
     assert len(more) == 5
-    said("The control's interval is", *of_two[["low", "high"]], 5, more.min(), more.max())
+    said(
+        "The control's ratio is",
+        of_two["ratio"],
+        5,
+        more.min(),
+        more.max(),
+        two["high"] < more.min(),
+    )
     below = (odds(page)["high"] < odds(page, CONTROL)["low"]).all()
-    said("At each step the people's interval is below the control's", below)
-    said("it does not make the steady fall to", two["ratio"])
+    said("At each step the people are below the control", below)
+    said("So rounding does not make the fall to", two["ratio"])
+    said("simulated people have", simulations["continuous"][:, 1].mean().item())
+    said("(This is more than", 1, 1)
     probability = [x / (1 + x) for x in (product, whole)]
     said("For a step of 1, odds of", product, probability[0], whole, probability[1])
     score = [math.log(two[name]) for name in ("product", "a : c")]
