@@ -1,7 +1,7 @@
 """Lesson 14, what DPO gets wrong: every number of its prose, and every claim about a run."""
 
 import ast
-import copy
+import json
 import math
 
 import nbformat
@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid, relu
 
-from minirlhf import core, evaluate, experiments, models, rewards, tasks
+from minirlhf import core, evaluate, experiments, models, tasks
 from minirlhf.classroom import check
 from minirlhf.classroom.course import NOTEBOOKS
-from minirlhf.loops import DPOConfig, train_dpo
+from minirlhf.loops import DPOConfig
 from minirlhf.loops.losses import LOSSES as ALL_LOSSES
 from minirlhf.loops.online import OnlineConfig
 from tests.claims.equal_kl import (
@@ -25,6 +25,7 @@ from tests.claims.equal_kl import (
     recorded,
     seed_by_seed,
 )
+from tests.claims.four_pairs_14 import KEPT, STOPPED, kept, trained_again
 from tests.claims.prose import lesson
 
 LOSSES = {name: ALL_LOSSES[name] for name in COMPARED}
@@ -382,59 +383,30 @@ def test_online_dpo_has_more_gold_than_both_others_on_every_seed(runs):
 # ---- section 4: deterministic pairs
 
 
-def pairs_of(seed):
-    tokenizer = models.load_policy("tiny-reviews-sft")[1]
-    of = {"max_tokens": 32, "tokenizer": tokenizer}
-    return tasks.reviews.preference_pairs("reward", 4, seed=seed, **of)
-
-
-def four_pairs(loss, beta, seed=0, updates=16):
-    """(policy, the mean h of four pairs before each update), trained again as section 4 does."""
-    torch.set_num_threads(1)
-    sft, tokenizer = models.load_policy("tiny-reviews-sft")
-    config = DPOConfig.plain(loss=loss, beta=beta, batch_size=4, steps=updates)
-    policy, log = train_dpo(copy.deepcopy(sft), tokenizer, pairs_of(seed), config)
-    return policy, torch.tensor([row["rewards/margins"] / beta for row in log])
+@pytest.fixture(scope="module")
+def h():
+    return kept()[0]
 
 
 @pytest.fixture(scope="module")
-def trained():
-    variants = (("dpo", 0.1), ("dpo", 1.0), ("ipo", 0.1), ("ipo", 0.01))
-    return {f"{loss} {beta}": four_pairs(loss, beta) for loss, beta in variants}
-
-
-@pytest.fixture(scope="module")
-def h(trained):
-    return {variant: found for variant, (_, found) in trained.items()}
-
-
-def written(policy, seed):
-    """KL and gold of two reviews for each test film, and h: the mean of the four pairs."""
-    sft, tokenizer = models.load_policy("tiny-reviews-sft")
-    films = tasks.reviews.eval_prompts("test")
-    drawn = evaluate.draw(policy, tokenizer, films, samples_per_prompt=2, reference=sft)
-    both = evaluate.scored_pairs(pairs_of(seed), tokenizer, policy=policy, reference=sft)
-    row = evaluate.summary(drawn, {"gold": rewards.gold_judge()})
-    return row | {"h": (both.chosen - both.rejected).mean()}
-
-
-STOPPED = (("dpo", 0.1, 16), ("ipo", 0.1, 16), ("ipo", 0.01, 16))
-
-
-@pytest.fixture(scope="module")
-def cost(trained):
+def cost():
     """(loss, beta, updates, seed of the pairs) -> what its policy writes; and of the start."""
-    rows = {"start": written(models.load_policy("tiny-reviews-sft")[0], 0)}
-    for updates in (1, 4):
-        rows["dpo", 0.1, updates, 0] = written(four_pairs("dpo", 0.1, updates=updates)[0], 0)
-    for loss, beta, updates in STOPPED:
-        for seed in (0, 1, 2):
-            policy, _ = trained[f"{loss} {beta}"] if seed == 0 else four_pairs(loss, beta, seed)
-            rows[loss, beta, updates, seed] = written(policy, seed)
-    return rows
+    return kept()[1]
 
 
 @pytest.mark.slow
+def test_the_kept_numbers_of_the_runs_on_four_pairs_are_those_of_the_runs():
+    again, old = trained_again(), json.loads(KEPT.read_text("utf-8"))
+    for variant, path in again["h"].items():
+        assert path == pytest.approx(old["h"][variant], rel=0.02, abs=0.05)
+    for new, row in zip(
+        [again["start"], *again["written"]], [old["start"], *old["written"]], strict=True
+    ):
+        assert new["h"] == pytest.approx(row["h"], rel=0.02, abs=0.05)
+        assert new["kl"] == pytest.approx(row["kl"], rel=0.05, abs=0.03)
+        assert new["gold"] == pytest.approx(row["gold"], abs=0.05)
+
+
 def test_a_large_h_costs_kl_under_both_losses_and_brings_no_gold(cost):
     """So at the same beta IPO is cheaper only because its h is smaller: DPO can be stopped, too."""
     early, middle = (cost["dpo", 0.1, updates, 0] for updates in (1, 4))
@@ -446,7 +418,6 @@ def test_a_large_h_costs_kl_under_both_losses_and_brings_no_gold(cost):
     assert max(row["gold"] for key, row in cost.items() if key != "start") < cost["start"]["gold"]
 
 
-@pytest.mark.slow
 def test_with_fixed_labels_dpo_goes_on_and_ipo_stays_near_its_target(h):
     for variant in ("dpo 0.1", "dpo 1.0"):
         assert (h[variant].diff() > 0).all()
