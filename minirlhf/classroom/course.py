@@ -21,6 +21,7 @@ fail, or a later cell needs its answer, those cells have the tag "raises-excepti
 "exercise". Jupyter then continues after the error.
 """
 
+import asyncio
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +38,9 @@ TAGS = {"predict", "exercise", "solution", "shared", "raises-exception"}
 
 
 def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
-    """Execute one source in a fresh kernel and write its notebook atomically.
+    """Execute one source and write its notebooks atomically.
+
+    The lesson and its solutions run at the same time, each in a fresh kernel.
 
     Args:
         source: the py:percent file.
@@ -55,14 +58,13 @@ def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
     out = NOTEBOOKS if out is None else out
     notebook = jupytext.read(source)
     lesson, solutions = lesson_of(notebook), solutions_of(notebook, source.stem)
-    _execute(lesson)
+    _execute(*(one for one in (lesson, solutions) if one is not None))
     for cell in lesson.cells:
         if cell.cell_type == "code" and answers(cell):
             cell.outputs, cell.execution_count = [], None
     if not any("widget-view" in str(cell.get("outputs")) for cell in lesson.cells):
         lesson.metadata.pop("widgets", None)  # the state of widgets that are not shown
     if solutions is not None:
-        _execute(solutions)
         if refused := [c.source for c in solutions.cells if "not yet: " in text_of(c)]:
             first = refused[0].strip().splitlines()[0]
             raise ValueError(f"{source.name}: the checker refuses the solution `{first}`")
@@ -137,18 +139,27 @@ def _notebook(cells: Iterable[dict]) -> NotebookNode:
     return notebook
 
 
-def _execute(notebook: NotebookNode) -> None:
-    """Execute a notebook in a fresh kernel, in place."""
+def _execute(*notebooks: NotebookNode) -> None:
+    """Execute notebooks at the same time, each in a fresh kernel, in place."""
     quiet = ["--log-level=ERROR"]  # hides the kernel's warning that its TCP is not encrypted
-    NotebookClient(
-        notebook,
-        timeout=600,
-        resources={"metadata": {"path": str(NOTEBOOKS)}},
-        extra_arguments=quiet,
-    ).execute()
-    for index, cell in enumerate(notebook.cells):
-        cell["id"] = f"cell-{index}"  # stable ids keep diffs small
-        cell.metadata.pop("execution", None)  # time stamps would change at each run
+
+    async def all_of_them() -> None:
+        clients = (
+            NotebookClient(
+                notebook,
+                timeout=600,
+                resources={"metadata": {"path": str(NOTEBOOKS)}},
+                extra_arguments=quiet,
+            )
+            for notebook in notebooks
+        )
+        await asyncio.gather(*(client.async_execute() for client in clients))
+
+    asyncio.run(all_of_them())
+    for notebook in notebooks:
+        for index, cell in enumerate(notebook.cells):
+            cell["id"] = f"cell-{index}"  # stable ids keep diffs small
+            cell.metadata.pop("execution", None)  # time stamps would change at each run
 
 
 def _write(notebook: NotebookNode, path: Path) -> None:

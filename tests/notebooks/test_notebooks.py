@@ -60,7 +60,7 @@ def run_cells(notebook, kernel) -> None:
         NotebookClient(cells, km=kernel, timeout=600).execute()
 
 
-@pytest.mark.slow
+@pytest.mark.notebook
 @pytest.mark.parametrize("name", NAMES)
 def test_the_notebook_runs(name, kernel):
     source = jupytext.read(NOTEBOOKS / "src" / f"{name}.py")
@@ -72,7 +72,7 @@ def test_the_notebook_runs(name, kernel):
             assert not errors_of(notebook)
 
 
-@pytest.mark.slow
+@pytest.mark.notebook
 def test_a_notebook_knows_no_name_of_the_one_before_it(kernel):
     def notebook(code):
         return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
@@ -85,6 +85,34 @@ def test_a_notebook_knows_no_name_of_the_one_before_it(kernel):
     assert first.cells[0].outputs == again.cells[0].outputs
     with pytest.raises(CellExecutionError, match="name 'left' is not defined"):
         run_cells(notebook("left"), kernel)
+
+
+MEET = """# %%
+import time
+from pathlib import Path
+
+def meet(me, other):
+    Path(FOLDER, me).touch()
+    for _ in range(600):  # for a minute at most
+        if Path(FOLDER, other).exists():
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"{me} is alone")
+
+# %% tags=["exercise"]
+meet("lesson", "solutions")
+
+# %% tags=["solution"]
+meet("solutions", "lesson")
+"""
+
+
+def test_a_lesson_and_its_solutions_run_at_the_same_time(tmp_path):
+    """Each waits for a file that the other one writes."""
+    source = tmp_path / "00_meet.py"
+    source.write_text(MEET.replace("FOLDER", repr(str(tmp_path))))
+    build(source, tmp_path / "out")
+    assert (tmp_path / "out" / "solutions" / "00_meet.ipynb").is_file()
 
 
 def test_a_built_notebook_is_executed_in_a_kernel_of_its_own(tmp_path, monkeypatch):
