@@ -4,12 +4,14 @@ PYTHON ?= python3
 ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),.venv)
 RUN := $(ENV)/bin/python
 
-.PHONY: tour test stress lab course site claims experiment grid bench smollm2 setup
+.PHONY: tour test trainings stress lab course site claims experiment grid bench smollm2 setup
 tour: setup
 	$(RUN) -m minirlhf.cli tour
 test: setup
 	$(RUN) -m ruff check minirlhf tests notebooks/src
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+trainings: setup
+	$(RUN) -m pytest -q -m slow -n 2 --dist loadfile
 stress: setup
 	$(RUN) -m pytest -q -m stress tests/stress -n 2 --dist worksteal
 lab: setup
