@@ -153,7 +153,7 @@ show.texts(experiments.samples(runs, compared).head(3))
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | changes little | collapses, or jumps up |
 # | clip fraction | a few percent | tens of percent: the updates on one batch go far. If KL, length or samples look bad, too, lower the learning rate or the number of epochs |
-# | explained variance | rises within a few training steps | stays near 0 |
+# | explained variance | rises within a few training steps | stays near 0. (A high value proves nothing: in the collapsed runs it ends at 0.73) |
 #
 # One warning alone does not prove that a run goes wrong. Look at the other curves, and read samples.
 #
@@ -168,7 +168,8 @@ show.texts(experiments.samples(runs, compared).head(3))
 # | **eight epochs** | 1.47 | 4.41 | −0.73 |
 # | **eight epochs, no clip** | 1.34 | 7.68 | −2.50 |
 #
-# By what they are trained for, the runs with eight epochs end worse than no training at all. One reason may be that
+# By what they are trained for, the runs with eight epochs end worse than no training at all. (This number depends on
+# $\beta$. To compare *methods*, section 4 has a measure that does not.) One reason may be that
 # the penalties of a batch are computed before its updates. So the updates do not see how far they go.
 
 # %% [markdown]
@@ -190,15 +191,17 @@ show.texts(experiments.samples(runs, compared).head(3))
 # The further, the more gold. The coefficient 0.25 goes as far as eight epochs, and has 2.01 instead of 1.76. So at
 # the same distance from the reference, eight epochs are *worse*.
 #
-# **Why does the distance matter?** To have more gold in these runs, it is enough to choose a smaller coefficient. But
-# far from the reference, the reviews become alike (already at 9 nats: "Going further"), and the reward model can no
-# longer be trusted (lessons 07 and 16). Without any penalty, the KL on the test films is 91 nats, and the gold is
-# lower again, 2.63. So the fair question is: how much gold does a method have *at a given KL*?
+# **Why does the distance matter?** To have more gold in these runs, it is enough to choose a smaller coefficient. So
+# more gold alone proves nothing. But far from the reference, the reviews become alike (already at 9 nats: "Going
+# further"), and the reward model can no longer be trusted (lessons 07 and 16). Without any penalty, the KL on the
+# test films is 91 nats, and the gold is lower again, 2.63. So the fair question is: how much gold does a method have
+# *at a given KL*?
 #
-# We draw the five runs of the table as a line of gold over KL. Another run is compared **at equal KL**: is it above the
-# line, or below it, at its own KL?
+# We draw the five runs of the table as a line of gold over KL. Between two of its points the line is straight, on a
+# logarithmic KL axis. Another run is compared **at equal KL**: is it above the line, or below it, at its own KL?
 #
-# **Predict.** The figure shows *as it is* and four other settings of PPO. Which of them lie clearly below the line?
+# **Predict.** The figure shows five runs of PPO beside the line: *as it is*, *one epoch*, *no clip*, *eight epochs*,
+# and *eight epochs, no clip*. Which of them lie clearly below the line?
 
 # %% tags=["predict"]
 ppo = ["kl_coef 2", "kl_coef 1", "kl_coef 0.5", "kl_coef 0.25", "kl_coef 0.1"]
@@ -225,10 +228,10 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # **More epochs** do not pay here: eight epochs lie 0.29 below the line.
 #
 # **The clip.** With eight epochs, the run with the clip has more gold *and* a smaller KL, so it is better in both.
-# With two epochs, the line itself has the clip. Without it, the run is 0.14 lower, on each of the three seeds. The
-# interval just reaches 0, so this is likely, not sure. At least, the run without the clip only *looked* better than
-# *as it is*: it had gone further. (On single batches of the small world in lesson 06, stopping early did as well as
-# the clip.)
+# With two epochs, the line itself has the clip. Without it, the run is 0.14 lower: by 0.02, 0.16 and 0.24 on the
+# three seeds. The interval just reaches 0, so this is likely, not sure. At least, the run without the clip only
+# *looked* better than *as it is*: it had gone further. (On single batches of the small world in lesson 06, stopping
+# early did as well as the clip.)
 
 # %% [markdown]
 # ## 5. What does each part of PPO buy?
@@ -292,9 +295,9 @@ show.frontier(shown, curves=curves, log=True, ylabel="gold")
 # | *with GAE, larger steps* | 3.8, 1.53 | 2.8, 1.56 |
 #
 # With larger batches the same steps lead less far, and end with as much gold. At equal KL, that is 0.20 (0.03 to
-# 0.37) and 0.15 (0.04 to 0.26) more than the line with 64 responses. So luck is a part of the reason. It is not the
-# whole: the runs with larger batches still lie 0.32 and 0.13 below PPO's line, and they cost four times as many
-# samples.
+# 0.37) and 0.15 (0.04 to 0.26) more than their own lines with 64 responses. So luck is a part of the reason. It is
+# not the whole: the runs with larger batches still lie 0.32 and 0.13 below PPO's line, and they cost four times as
+# many samples.
 #
 # **What does the critic buy?** Compare the two lines with three step sizes:
 #
@@ -484,10 +487,10 @@ check.three_methods(P=1.40 - (0.91 + 1.43) / 2, Q=2.20 - (2.01 + 2.78) / 2, R=No
 # </details>
 
 # %% [markdown] tags=["exercise"]
-# **4. Make a run go wrong** *(medium, 20 minutes)*. `config` has the settings of lesson 06's loop. Change *one* of them,
-# so that you see a warning within three training steps. First write down what you change, and what you expect of
-# each column of the table. Then run the cell. It takes about a minute. The upper half of the table is the unchanged
-# loop, from the record.
+# **4. Make a run go wrong** *(medium, 20 minutes)*. `config` has the settings of lesson 06's loop. Change *one* of
+# them, so that you see a warning within three training steps. First write down what you change, and what you expect
+# of each column of the table. Then run the cell. It takes about a minute. The upper half of the table is the
+# unchanged loop, from the record.
 #
 # *Hint:* `help(loops.PPOConfig)` lists the settings.
 
@@ -570,7 +573,8 @@ pd.concat({"lesson 06": healthy, "mine": mine})[columns].round(2)
 # - *A clip for the critic.* With $T$ for the target and $c = 0.5$, $L^V = \tfrac12 \max\big((\hat V - T)^2,\,
 #   (\text{clip}(\hat V, \hat V_{\text{old}} - c, \hat V_{\text{old}} + c) - T)^2\big)$. A value that has moved by
 #   more than $c$ towards its target gets no gradient. Without it, the explained variance in the last training step is
-#   0.63 instead of 0.65. TRL and DeepSpeed-Chat clip the value at 0.2, OpenRLHF at 0.5 as here.
+#   0.63 instead of 0.65. This is no difference: the runs of section 1 have the settings of those with 0.65, and end at
+#   0.70. TRL and DeepSpeed-Chat clip the value at 0.2, OpenRLHF at 0.5 as here.
 # - *Whitening.* Without it, the gold is 1.35 instead of 1.36, and at equal KL 0.06 below the line. The scale of the
 #   advantages has no effect here, because all gradients of the actor are longer than 1 and are shortened to 1.
 # - *A penalty for a missing EOS.* A response that is cut off at `max_new_tokens` has no end. Its score is lowered by 1.
@@ -584,7 +588,8 @@ pd.concat({"lesson 06": healthy, "mine": mine})[columns].round(2)
 #   actor: in the runs of section 1 its explained variance is 0.42 after one training step.
 #
 # **How the intervals of sections 4 and 5 are made.** We have three seeds and 76 test films. 10,000 times, we draw
-# three of the seeds and 76 of the films with repetition, for the line as well, and compute the difference again. The
+# three of the seeds and 76 of the films with repetition, the same for the run and for the line, and compute the
+# difference again. (Beyond its ends the line stays level.) The
 # interval leaves out the lowest and the highest 2.5 % of the results. Three seeds are few for such an interval: it is
 # rather too narrow (lesson 11b).
 #

@@ -302,7 +302,9 @@ def a_healthy_run(said, tour):
 def a_run_that_goes_wrong(said, runs):
     """Sections 2 and 3."""
     logged = experiments.results("ablations_history")
-    said("| explained variance | rises", 0)
+    ends = experiments.results("ablations_history")
+    ends = ends[(ends.variant == "eight epochs, no clip") & (ends.step == 23)]
+    said("| explained variance | rises", 0, ends.explained_variance.mean())
     unclipped = logged[logged.variant == "eight epochs, no clip"]
     eight = logged[logged.variant == "eight epochs"]
     share = eight.groupby("step").clip_fraction.mean()
@@ -405,6 +407,7 @@ def at_equal_kl(said, runs):
     said("With eight epochs, the run with the clip has more gold", better)
     each = max(leads_by_seed(runs, "no clip")) < 0
     said("Without it, the run is", -leads.difference["no clip"], each)
+    said("is 0.14 lower: by", *sorted(-x for x in leads_by_seed(runs, "no clip")))
     said("so this is likely, not sure", reaches)
     said("The interval just reaches", 0, reaches)
 
@@ -538,6 +541,9 @@ def further(said, runs, tour):
     ends = logged[logged.step == 23].groupby("variant").explained_variance.mean()
     which = ends["no value clip"], ends["as it is"]
     said("Without it, the explained variance in the last training step is", *which)
+    last = experiments.results("tour_history")
+    again = last[(last.stage == "ppo") & (last.step == 23)].explained_variance.mean()
+    said("have the settings of those with", which[1], again, again - which[1] > which[1] - which[0])
     (lead,) = experiments.above_curve(runs, "gold", LINE, "no whitening").difference
     said("- *Whitening.* Without it, the gold is", gold["no whitening"], gold["as it is"], -lead)
     said("because all gradients of the actor are longer than", 1, config.actor.max_grad_norm)
@@ -646,7 +652,7 @@ def luck_of_a_batch(said, records, kl, gold):
     ]
     ends = [x for lead in own for x in (lead.difference, lead.low, lead.high)]
     said("end with as much gold. At equal KL, that is", *ends)
-    said("more than the line with", usual)
+    said("more than their own lines with", usual)
     below = experiments.above_curve(records, "gold", LINE, many)
     assert min(lead.low for lead in own) > 0 > below.high.max()
     said("still lie", *(-below.difference))
