@@ -401,7 +401,7 @@ def changes(values, names):
     return [values[name] - values[order[order.index(name) - 1]] for name in names]
 
 
-@pytest.mark.slow
+@pytest.mark.notebook  # CI runs it, as a notebook: it takes as long
 def test_the_numbers_of_the_prose(
     trained,
     sft,
