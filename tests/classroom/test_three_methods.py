@@ -35,6 +35,7 @@ def test_the_right_answers_pass():
         ("P", True, "a number, or None"),
         ("P", math.nan, "not this number"),
         ("Q", 0.195, "the sign is wrong"),
+        ("Q", 0.19, "at the left"),
         ("Q", 2.2 - (2.01 + 2.04 * 0.77 / 5.08), "logarithmic"),
         ("Q", 5.0, "Which two points"),
         ("R", 0.17, "the line ends at 9.14"),

@@ -73,9 +73,9 @@ def _problem(kl: float, gold: float, answer: object) -> str:
     }
     if abs(answer - (gold - height)) <= NEAR:
         return ""
-    for message, wrong in mistakes.items():
-        if abs(answer - wrong) <= NEAR:
-            return message
+    message = min(mistakes, key=lambda name: abs(answer - mistakes[name]))  # the nearest one
+    if abs(answer - mistakes[message]) <= NEAR:
+        return message
     return (
         f"not this number. Which two points of the line lie on either side of {kl} nats? "
         "What is the mean of their gold?"
