@@ -10,7 +10,7 @@ tour: setup
 test: setup
 	$(RUN) -m ruff check minirlhf tests notebooks/src
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist worksteal
-trainings: setup
+trainings: setup # one file stays in one process: what a file trains, it trains once
 	$(RUN) -m pytest -q -m slow -n 2 --dist loadfile
 stress: setup
 	$(RUN) -m pytest -q -m stress tests/stress -n 2 --dist worksteal

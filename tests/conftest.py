@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded after set-up
 if workers := os.environ.get(
@@ -18,10 +17,6 @@ import tests.typecheck  # noqa: F401  (the hook names it)
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-
-# Bytecode is written, as on most machines, so that a test sees what is left beside a user's file.
-sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 install_import_hook("minirlhf.core", "tests.typecheck.beartype")
 

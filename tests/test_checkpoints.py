@@ -18,7 +18,7 @@ CARD = {  # bits per byte of the 76 test films
 }
 
 
-@pytest.mark.slow
+@pytest.mark.notebook  # no training of a lesson, so CI runs it
 def test_the_base_models_and_a_trigram_on_held_out_films():
     held = [review.text for review in load_reviews() if review.split == "test"]
     bits = math.log(2) * sum(len(text.encode()) + 1 for text in held)  # nats, for one bit a byte

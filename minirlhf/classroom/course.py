@@ -29,6 +29,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from nbclient.util import run_sync
 from nbformat import NotebookNode
 
 from minirlhf.runtime import ROOT, atomic_path, check, lesson_sources
@@ -155,7 +156,7 @@ def _execute(*notebooks: NotebookNode) -> None:
         )
         await asyncio.gather(*(client.async_execute() for client in clients))
 
-    asyncio.run(all_of_them())
+    run_sync(all_of_them)()  # also where a loop runs already, as in Jupyter
     for notebook in notebooks:
         for index, cell in enumerate(notebook.cells):
             cell["id"] = f"cell-{index}"  # stable ids keep diffs small

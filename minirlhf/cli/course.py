@@ -43,7 +43,7 @@ def requirements_for(command: str) -> Iterator[None]:
 def course(names: Names = None) -> None:
     """Run the course's notebooks and save their outputs.
 
-    With FAST=1 in the environment they read recorded results instead of computing them.
+    With FAST=1 in the environment they make short runs and read recorded results.
 
     Example: minirlhf course 05 06
     """

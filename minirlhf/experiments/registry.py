@@ -100,10 +100,7 @@ PARTS: dict[str, dict] = {
     "with GAE, larger steps": {"row": "ppo", "given": NO_REUSE | {"actor": LARGER_STEPS}},
     "with GAE, larger steps and batches": {
         "row": "ppo",
-        "given": {
-            **{"epochs": 1, "batch_size": 256, "minibatch_size": 256},
-            "actor": LARGER_STEPS,
-        },
+        "given": NO_REUSE | {"batch_size": 256, "minibatch_size": 256, "actor": LARGER_STEPS},
     },
 }
 

@@ -270,13 +270,13 @@ show.bars(ceilings, label="human ceiling", reference={"a coin": 0.5}, limits=(0,
 #   ratings of the label.
 # </details>
 #
-# **Why is it no strict bound?** The others are about 18 people for each review, so their means are
+# **It is no strict bound.** The others are about 18 people for each review, so their means are
 # noisy, too. With 4 others the ceiling is 0.82, and with 8 it is 0.84. So thousands would be right a
 # little more often.
 #
 # Compare an accuracy with the ceiling of the same films. The reward model of lesson 08 is right on
 # 0.64 of the labels of the *test* films. The ceiling there is 0.84. So the model is wrong on 0.36, and
-# the others on 0.16. More than half of the model's errors could be avoided.
+# the others on 0.16. The difference is more than half of the model's errors.
 
 # %% [markdown]
 # ## 6. Does the Bradley-Terry model fit our people?
@@ -378,9 +378,9 @@ show.lines(
 # - *Two points.* The ratio falls to 0.64, with an interval of 0.56 to 0.72. The control's ratio is
 #   0.96, and that of five more draws of it 0.81 to 0.92.
 #
-# At each step the people are below the control. So rounding does not make the fall to 0.64. It is a part
-# of the cause: *without* rounding, simulated people have 1.22 at two points. (This is more than 1
-# because of an error upwards. So compare with the control, not with 1.)
+# At each step the people are below the control. So rounding alone does not make the fall to 0.64. It makes a
+# part of it: *without* rounding, simulated people have 1.22 at two points. (It is more than 1 because of
+# an error that "Going further" explains.)
 # </details>
 #
 # So Bradley-Terry is nearly true for close reviews. For distant ones the odds are smaller than it
@@ -399,7 +399,7 @@ show.lines(
 # | share of the labels | 1/3 | 2/3 | B |
 #
 # The mean counts *how much* people care. Labels count *heads*: B is chosen in 2/3 of them. A reward
-# model sees only labels, so it can learn only heads.
+# model sees only labels, so it learns what the majority prefers.
 #
 # **Predict.** In how many of our pairs do the two rules prefer different reviews: among pairs whose
 # means (of all ratings) differ by less than half a point, and among the others?

@@ -168,9 +168,9 @@ show.texts(experiments.samples(runs, compared).head(3))
 # | **eight epochs** | 1.47 | 4.41 | −0.73 |
 # | **eight epochs, no clip** | 1.34 | 7.68 | −2.50 |
 #
-# By what they are trained for, the runs with eight epochs end worse than no training at all. (This number depends on
-# $\beta$. To compare *methods*, section 4 has a measure that does not.) One reason may be that
-# the penalties of a batch are computed before its updates. So the updates do not see how far they go.
+# By what they are trained for, the runs with eight epochs end worse than no training at all. One reason may be that
+# the penalties of a batch are computed before its updates. So the updates do not see how far they go. (The number
+# depends on $\beta$. To compare methods, section 4 has a measure that does not.)
 
 # %% [markdown]
 # ## 4. A fair comparison: at equal KL
@@ -192,7 +192,7 @@ show.texts(experiments.samples(runs, compared).head(3))
 # the same distance from the reference, eight epochs are *worse*.
 #
 # **Why does the distance matter?** To have more gold in these runs, it is enough to choose a smaller coefficient. So
-# more gold alone proves nothing. But far from the reference, the reviews become alike (already at 9 nats: "Going
+# more gold alone proves nothing. And far from the reference, the reviews become alike (already at 9 nats: "Going
 # further"), and the reward model can no longer be trusted (lessons 07 and 16). Without any penalty, the KL on the
 # test films is 91 nats, and the gold is lower again, 2.63. So the fair question is: how much gold does a method have
 # *at a given KL*?
@@ -461,7 +461,8 @@ show.curves(
 # | Q | 6.1 | 2.20 |
 # | R | 20 | 2.95 |
 #
-# How much more gold has each of them than the line, at its own KL? Where the line does not reach, write `None`.
+# How much more gold has each of them than the line, at its own KL? Write a negative number if it has less, and `None`
+# where the line does not reach. Give two decimals.
 #
 # *Hint:* the line of section 4 is straight on a *logarithmic* KL axis. So in the middle between two points, the KL is
 # the square root of the product of their KLs.

@@ -353,7 +353,7 @@ pd.DataFrame(rows).T.round().astype(int)
 # - **Time.** Training takes longest, and sampling is shortest. Scoring passes all tokens through
 #   three models: $3 \cdot 2N$ FLOP per token, as many as training one. A shared critic saves half of the
 #   training. LoRA saves a third of it (no gradients of frozen weights), but only 18 % of the step.
-# - **In section 3, sampling took three times as long as training.** Here two models are trained (a factor
+# - **In section 3, sampling took three times as long as training.** Here, mainly, two models are trained (a factor
 #   of 2). The GPUs reach 40 % of their speed in arithmetic, and 60 % in reading (1.5). And the 70B model
 #   has a small cache beside its many weights (3.0, against 7B in this plan).
 # </details>
@@ -532,7 +532,7 @@ show.lines(noise, gaps, ylim=(0, None), **labels)
 # The lines cross where $g^2/4 = 1/3$, at a gap of 1.15. RLOO's line is flat, because it knows which
 # prompt a response belongs to. REINFORCE's line rises from 1 to 2.
 #
-# **If prompts differ little, a group does harm.** Three scores are then a noisier baseline than the
+# **If prompts differ little, a group adds noise.** Three scores are then a noisier baseline than the
 # mean of everything.
 # </details>
 #
@@ -551,7 +551,7 @@ show.lines(noise, gaps, ylim=(0, None), **labels)
 # - At 70B, sharing or dropping the critic saves 43 % of the memory. LoRA saves more, but only 18 % of
 #   the time. What a saving costs in gold is compared at equal KL.
 # - Without a critic, the baseline comes from other scores. A group per prompt pays if prompts
-#   differ by more than the scores of one prompt scatter.
+#   differ by about a standard deviation of their scores.
 #
 # ## Exercises
 #
@@ -791,7 +791,7 @@ mine = {
     "no critic, recompute": {"critic": "none", "recompute": True},
     "no critic, no reference": {"critic": "none", "reference": False},
     "LoRA": {"lora": 16},
-    "LoRA, 4 responses at a time": {"lora": 16, "micro_batch": 4},
+    "LoRA, 3 responses at a time": {"lora": 16, "micro_batch": 3},
 }
 costs = {}
 for name, change in mine.items():
@@ -816,7 +816,7 @@ pd.DataFrame(costs).T.round(1)
 # - **No critic, and no reference**: 22.7 GB. It costs the KL penalty. With a reward model this is risky.
 # - **LoRA, with all four models**: 9.8 GB by our count, or 11.5, because adapters keep about 1.6 times
 #   the activations that we count ("Going further"). So there is room for three responses at a time (21.0
-#   GB), but not for four. It costs full-rank updates, and you must find a new learning rate.
+#   GB with this factor), but not for four. It costs full-rank updates, and you must find a new learning rate.
 #
 # One order: first recompute, because it costs only time. Then full-rank training or the critic,
 # whichever matters less for your task. The KL penalty last, as long as the reward can be fooled.

@@ -93,7 +93,7 @@ from minirlhf.classroom import FAST, check
 # \mid x)} - \beta \log \frac{\pi^*(y_r \mid x)}{\pi_{\text{ref}}(y_r \mid x)} \Big) . $$
 #
 # We do not know $\pi^*$. But every policy is the best one for some reward: put its own implicit reward
-# into (b), and it comes out again, with $Z = 1$. So **we put the policy $\pi$ that we train in its
+# into (b), and this policy comes out, with $Z = 1$. So **we put the policy $\pi$ that we train in its
 # place**, and train it so that the labels become as probable as possible (maximum likelihood). Minus
 # the logarithm of this probability is DPO's loss. Section 6 tests whether $\pi$ becomes $\pi^*$.
 
@@ -305,7 +305,7 @@ pd.DataFrame({"largest error": error, "response 0": table[0]}).round(2)
 #   probability of 0.49, and they get 0.10. Exercise 2 and "Going further" show why.
 # </details>
 #
-# The film reviews below meet none of the four: one vote per pair, pairs of few responses,
+# The film reviews below meet none of the four conditions: one vote per pair, pairs of few responses,
 # a network whose responses share their weights, and at most 100 steps.
 
 # %% [markdown]
@@ -407,7 +407,7 @@ tokens.groupby("text").implicit_reward.sum().round(2)
 # %% [markdown]
 # The implicit rewards of the two responses are 0.04 and −0.26. So the margin is 0.30.
 #
-# - **The reward is spread.** Half of the tokens have at most 0.02. The strongest
+# - **The reward is spread.** Half of the tokens have at most ±0.02. The strongest
 #   token is *ering* (of *offering*) in the rejected response, with −0.125.
 # - **This pair is no rule.** After these twenty steps, only 51 % of 2,000 new pairs are in the right
 #   order. Section 9 has the same pairs after 100 steps.
@@ -460,7 +460,7 @@ asked[["right_order", "chosen_change", "rejected_change"]].round(2)
 # </details>
 #
 # We have not measured whether this is the reason in the film reviews. It is hardly the only one: with
-# labels drawn by a coin, both sides still fell more than half as far ("Going further").
+# labels drawn by a coin, both sides together fell more than half as far ("Going further").
 #
 # The next figure shows 128 pairs of other new films, for four values of $\beta$, measured *after* every
 # 10th update. The first update is step 0.

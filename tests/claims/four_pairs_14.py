@@ -51,16 +51,22 @@ def written(policy, seed):
 
 def trained_again():
     """What the file keeps: h of each run, and what its policy writes."""
+    runs = {run: four_pairs(*run) for run in ((*v, 16, 0) for v in VARIANTS)}
+    runs |= {run: four_pairs(*run) for run in WRITTEN if run not in runs}
     return {
-        "h": {f"{loss} {beta}": four_pairs(loss, beta)[1] for loss, beta in VARIANTS},
+        "h": {f"{loss} {beta}": runs[loss, beta, 16, 0][1] for loss, beta in VARIANTS},
         "start": written(models.load_policy("tiny-reviews-sft")[0], 0),
-        "written": [written(four_pairs(*run)[0], run[-1]) for run in WRITTEN],
+        "written": [written(runs[run][0], run[-1]) for run in WRITTEN],
     }
 
 
 def kept():
-    """(variant -> h, run -> what its policy writes) from the file. "start": the SFT model."""
-    found = json.loads(KEPT.read_text("utf-8"))
+    """What the file keeps."""
+    return json.loads(KEPT.read_text("utf-8"))
+
+
+def tables(found):
+    """(variant -> h, run -> what its policy writes). "start": the SFT model."""
     h = {variant: torch.tensor(path) for variant, path in found["h"].items()}
     rows = dict(zip(WRITTEN, found["written"], strict=True))
     return h, rows | {"start": found["start"]}

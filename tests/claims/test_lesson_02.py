@@ -1027,7 +1027,7 @@ def the_ceiling(said, page, ceilings_of_few, bag):
     said("learned from the mean of all ratings, is right on", bag)
     right, most = runs["reward model"].mean(), runs["human ceiling"].mean()
     said("So the model is wrong on", 1 - right, 1 - most)
-    said("More than half of the model's errors could be avoided", most - right > 0.5 * (1 - right))
+    said("The difference is more than half of the model's errors", most - right > 0.5 * (1 - right))
     assert round(of_films, 2) == round(runs["human ceiling"].mean(), 2)
 
 
@@ -1070,9 +1070,10 @@ def bradley_terry(said, page, rated, simulations):
     )
     below = (odds(page)["high"] < odds(page, CONTROL)["low"]).all()
     said("At each step the people are below the control", below)
-    said("So rounding does not make the fall to", two["ratio"])
-    said("simulated people have", simulations["continuous"][:, 1].mean().item())
-    said("(This is more than", 1, 1)
+    said("So rounding alone does not make the fall to", two["ratio"])
+    unrounded = simulations["continuous"][:, 1].mean().item()
+    said("simulated people have", unrounded)
+    said("(It is more than", 1, unrounded > 1 > more.mean())
     probability = [x / (1 + x) for x in (product, whole)]
     said("For a step of 1, odds of", product, probability[0], whole, probability[1])
     score = [math.log(two[name]) for name in ("product", "a : c")]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from minirlhf import experiments
@@ -19,6 +20,7 @@ def test_the_right_answers_pass():
         "Q": 2.20 - (2.01 + 2.78) / 2,
     }
     assert check.three_methods(**exact, R=None)
+    assert check.three_methods(P=np.float32(0.23), Q=np.float64(-0.195), R=None)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_what_cannot_be_used_is_refused_before_sampling(given, sentence, tiny, m
     (tiny / "plain.jsonl").write_text('{"prompt": "p"}\n{"prompt": "q"}')
     before = sorted(tiny.iterdir())
     assert sentence in refused(*given)
-    assert [p for p in sorted(tiny.iterdir()) if p.name != "__pycache__"] == before
+    assert sorted(tiny.iterdir()) == before
 
 
 def test_another_scale_makes_no_second_judge_of_a_reward_model(tiny):

@@ -67,7 +67,7 @@ def test_own_errors_are_wrong_samples_with_their_first_wrong_step():
     assert found == {"14-6=8": 0, "13-6=8": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.notebook  # no training of a lesson, so CI runs it
 def test_the_gate_of_tiny_long_steps(start):
     """About one step in ten is wrong, and most problems are solved in some of 16 tries."""
     row = steps.judged_steps(*start, seed=0)
@@ -103,7 +103,7 @@ def test_a_small_run_counts_what_was_checked(monkeypatch, variant):
         assert row["labels"] == 2 * 2 * 8  # steps, responses, problems
 
 
-@pytest.mark.slow
+@pytest.mark.notebook  # no training of a lesson, so CI runs it
 def test_small_runs_of_the_reward_models_have_equally_many_checks(monkeypatch):
     small(monkeypatch)
     rows = {}

@@ -2,6 +2,7 @@
 KL."""
 
 import math
+from numbers import Real
 
 import pandas as pd
 
@@ -54,10 +55,11 @@ def _problem(kl: float, gold: float, answer: object) -> str:
     reached = kl <= LINE_KL[-1]
     if answer is None:
         return f"the line reaches {kl} nats, so you can compare." if reached else ""
-    if isinstance(answer, bool) or not isinstance(answer, (int, float)):
+    if isinstance(answer, bool) or not isinstance(answer, Real):
         return "the answer must be a number, or None."
     if not reached:
         return f"the line ends at {LINE_KL[-1]} nats. Nobody knows how it goes on."
+    given = float(answer)
     at = next(i for i, point in enumerate(LINE_KL) if point > kl)
     (x0, x1), (y0, y1) = LINE_KL[at - 1 : at + 1], LINE_GOLD[at - 1 : at + 1]
     way = math.log(kl / x0) / math.log(x1 / x0)
@@ -71,10 +73,10 @@ def _problem(kl: float, gold: float, answer: object) -> str:
         "you compared with the point at the left. Go half-way to the next one.": gold - y0,
         "you compared with the point at the right. Go only half-way to it.": gold - y1,
     }
-    if abs(answer - (gold - height)) <= NEAR:
+    if abs(given - (gold - height)) <= NEAR:
         return ""
-    message = min(mistakes, key=lambda name: abs(answer - mistakes[name]))  # the nearest one
-    if abs(answer - mistakes[message]) <= NEAR:
+    message = min(mistakes, key=lambda name: abs(given - mistakes[name]))  # the nearest one
+    if abs(given - mistakes[message]) <= NEAR:
         return message
     return (
         f"not this number. Which two points of the line lie on either side of {kl} nats? "
