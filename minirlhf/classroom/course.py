@@ -21,24 +21,24 @@ fail, or a later cell needs its answer, those cells have the tag "raises-excepti
 "exercise". Jupyter then continues after the error.
 """
 
-import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jupytext
 import nbformat
-from nbclient import NotebookClient
-from nbclient.util import run_sync
+from jupyter_client.manager import KernelManager
 from nbformat import NotebookNode
 
-from minirlhf.runtime import ROOT, atomic_path, check, lesson_sources
+from minirlhf.classroom.kernels import NOTEBOOKS, run_together
+from minirlhf.runtime import atomic_path, check, lesson_sources
 
-NOTEBOOKS = ROOT / "notebooks"
 TAGS = {"predict", "exercise", "solution", "shared", "raises-exception"}
 
 
-def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
+def build(
+    source: Path, out: Path | None = None, *, used: Sequence[KernelManager] = ()
+) -> tuple[Path, float]:
     """Execute one source and write its notebooks atomically.
 
     The lesson and its solutions run at the same time, each in a fresh kernel.
@@ -47,6 +47,7 @@ def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
         source: the py:percent file.
         out: the folder to write to; notebooks/ by default. Solutions are written to its folder
             solutions/.
+        used: two kernels that have run other notebooks, instead of fresh ones.
 
     Returns:
         The lesson's path, and the seconds that lesson and solutions took.
@@ -57,9 +58,14 @@ def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
     """
     started = time.time()
     out = NOTEBOOKS if out is None else out
-    notebook = jupytext.read(source)
-    lesson, solutions = lesson_of(notebook), solutions_of(notebook, source.stem)
-    _execute(*(one for one in (lesson, solutions) if one is not None))
+    written = jupytext.read(source)
+    lesson, solutions = lesson_of(written), solutions_of(written, source.stem)
+    notebooks = [one for one in (lesson, solutions) if one is not None]
+    run_together(notebooks, used)
+    for notebook in notebooks:
+        for index, cell in enumerate(notebook.cells):
+            cell["id"] = f"cell-{index}"  # stable ids keep diffs small
+            cell.metadata.pop("execution", None)  # time stamps would change at each run
     for cell in lesson.cells:
         if cell.cell_type == "code" and answers(cell):
             cell.outputs, cell.execution_count = [], None
@@ -138,29 +144,6 @@ def _notebook(cells: Iterable[dict]) -> NotebookNode:
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
     }
     return notebook
-
-
-def _execute(*notebooks: NotebookNode) -> None:
-    """Execute notebooks at the same time, each in a fresh kernel, in place."""
-    quiet = ["--log-level=ERROR"]  # hides the kernel's warning that its TCP is not encrypted
-
-    async def all_of_them() -> None:
-        clients = (
-            NotebookClient(
-                notebook,
-                timeout=600,
-                resources={"metadata": {"path": str(NOTEBOOKS)}},
-                extra_arguments=quiet,
-            )
-            for notebook in notebooks
-        )
-        await asyncio.gather(*(client.async_execute() for client in clients))
-
-    run_sync(all_of_them)()  # also where a loop runs already, as in Jupyter
-    for notebook in notebooks:
-        for index, cell in enumerate(notebook.cells):
-            cell["id"] = f"cell-{index}"  # stable ids keep diffs small
-            cell.metadata.pop("execution", None)  # time stamps would change at each run
 
 
 def _write(notebook: NotebookNode, path: Path) -> None:

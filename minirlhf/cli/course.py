@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,15 +43,21 @@ def requirements_for(command: str) -> Iterator[None]:
 def course(names: Names = None) -> None:
     """Run the course's notebooks and save their outputs.
 
-    With FAST=1 in the environment they make short runs and read recorded results.
+    A lesson and its solutions run at the same time, each in a fresh kernel. With FAST=1 in the
+    environment notebooks make short runs and read recorded results, and all of them use the same
+    two kernels, one after another.
 
     Example: minirlhf course 05 06
     """
     with requirements_for("course"):
+        from minirlhf.classroom import FAST
         from minirlhf.classroom.course import build, notebook_sources
-    for source in notebook_sources(names):
-        path, seconds = build(source)
-        say(f"{path.name}: {seconds:.0f} s")
+        from minirlhf.classroom.kernels import kernels
+    sources = notebook_sources(names)
+    with kernels(2) if FAST else nullcontext(()) as used:
+        for source in sources:
+            path, seconds = build(source, used=used)
+            say(f"{path.name}: {seconds:.0f} s")
 
 
 @app.command()

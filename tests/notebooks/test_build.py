@@ -132,12 +132,13 @@ def test_the_solutions_hold_statement_solution_and_the_checkers_pass(made):
 def test_the_state_of_a_widget_is_saved_only_with_its_output(tags, kept, tmp_path, monkeypatch):
     """In place of a kernel: the last cell shows a widget, and its state is in the notebook."""
 
-    def execute(notebook):
+    def execute(notebooks, used):
+        (notebook,) = notebooks
         view = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}}
         notebook.cells[-1].outputs = [nbformat.v4.new_output("display_data", view)]
         notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
 
-    monkeypatch.setattr(course, "_execute", execute)
+    monkeypatch.setattr(course, "run_together", execute)
     source = written(tmp_path, f"# %% [markdown]\n# # 42\n\n# %% {tags}\nwidget\n")
     path, _ = course.build(source, tmp_path)
     assert ("widgets" in nbformat.read(path, 4).metadata) == kept

@@ -1,12 +1,15 @@
 """Every notebook runs under FAST=1, and the committed one is executed from the current source."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import jupytext
 import nbformat
 import pytest
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from nbclient.util import run_sync
 
 from minirlhf.classroom.course import (
     NOTEBOOKS,
@@ -18,6 +21,8 @@ from minirlhf.classroom.course import (
     tags,
     text_of,
 )
+from minirlhf.classroom.kernels import kernels, run_anew
+from tests.tiny import needs_posix
 
 NAMES = [s.stem for s in notebook_sources()]
 
@@ -32,32 +37,14 @@ def errors_of(notebook):
     ]
 
 
-# between two notebooks: all names are deleted, torch has the same seed and number of threads
-ANEW = """
-%reset -f
-import os, torch
-torch.manual_seed(0)
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
-del os, torch
-"""
-
-
 @pytest.fixture(scope="module")
 def kernel():
     """One kernel under FAST=1 for all notebooks: importing the package takes ten seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAST", "1")
-        manager = AsyncKernelManager(kernel_name="python3")
-        run_sync(manager.start_kernel)(cwd=str(NOTEBOOKS), extra_arguments=["--log-level=ERROR"])
-    yield manager
-    run_sync(manager.shutdown_kernel)(now=True)
-
-
-def run_cells(notebook, kernel) -> None:
-    """Run the cells of a notebook one after another; an error in a cell is an error here."""
-    anew = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ANEW)])
-    for cells in (anew, notebook):
-        NotebookClient(cells, km=kernel, timeout=600).execute()
+        with kernels(1) as (kernel,):
+            patch.undo()
+            yield kernel
 
 
 @pytest.mark.notebook
@@ -66,7 +53,7 @@ def test_the_notebook_runs(name, kernel):
     source = jupytext.read(NOTEBOOKS / "src" / f"{name}.py")
     for notebook in (lesson_of(source), solutions_of(source, name)):
         if notebook is not None:
-            run_cells(notebook, kernel)
+            run_anew(notebook, kernel)
             code = [cell for cell in notebook.cells if cell.cell_type == "code"]
             assert all(cell.execution_count for cell in code) and any(c.outputs for c in code)
             assert not errors_of(notebook)
@@ -79,12 +66,12 @@ def test_a_notebook_knows_no_name_of_the_one_before_it(kernel):
 
     draw = "import torch; print(torch.initial_seed(), torch.rand(()).item())"
     first, again = notebook(draw), notebook(draw)
-    run_cells(first, kernel)
-    run_cells(notebook("import torch; torch.manual_seed(1); left = torch.rand(3)"), kernel)
-    run_cells(again, kernel)
+    run_anew(first, kernel)
+    run_anew(notebook("import torch; torch.manual_seed(1); left = torch.rand(3)"), kernel)
+    run_anew(again, kernel)
     assert first.cells[0].outputs == again.cells[0].outputs
     with pytest.raises(CellExecutionError, match="name 'left' is not defined"):
-        run_cells(notebook("left"), kernel)
+        run_anew(notebook("left"), kernel)
 
 
 MEET = """# %%
@@ -113,6 +100,100 @@ def test_a_lesson_and_its_solutions_run_at_the_same_time(tmp_path):
     source.write_text(MEET.replace("FOLDER", repr(str(tmp_path))))
     build(source, tmp_path / "out")
     assert (tmp_path / "out" / "solutions" / "00_meet.ipynb").is_file()
+
+
+STAY = """# %%
+import os, time
+from pathlib import Path
+
+# %% tags=["exercise"]
+while not Path(FOLDER, "solutions").exists():
+    time.sleep(0.1)
+LESSON
+
+# %% tags=["solution"]
+Path(FOLDER, "solutions").write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+def has_stopped(process):
+    """Wait until a process has stopped, for a minute at most."""
+    for _ in range(600):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def staying(tmp_path, lesson):
+    """A lesson that runs so much code while its solutions sleep, and their kernel's number."""
+    source = tmp_path / "00_stay.py"
+    text = STAY.replace("FOLDER", repr(str(tmp_path))).replace("LESSON", lesson)
+    source.write_text(text)
+    return source, lambda: int((tmp_path / "solutions").read_text())
+
+
+def test_where_a_lesson_fails_its_solutions_stop(tmp_path):
+    source, process = staying(tmp_path, "1 / 0")
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        build(source, tmp_path / "out")
+    assert has_stopped(process()) and not (tmp_path / "out").exists()
+
+
+IN_A_COMMAND = """
+import sys
+from pathlib import Path
+from minirlhf import cli
+from minirlhf.classroom import course
+course.notebook_sources = lambda names: [Path(sys.argv.pop())]
+cli.main()
+"""
+
+
+@needs_posix
+@pytest.mark.usefixtures("usual_signals")
+def test_ctrl_c_stops_the_course_and_its_kernels(tmp_path):
+    source, process = staying(tmp_path, "print(0, flush=True); time.sleep(600)")
+    run = subprocess.Popen(
+        [sys.executable, "-c", IN_A_COMMAND, "course", str(source)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not (tmp_path / "solutions").exists() and run.poll() is None:
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == 130 and "Traceback" not in said, said
+    assert has_stopped(process())
+
+
+SAYS = """# %%
+import os, torch
+print(torch.initial_seed(), torch.rand(()).item(), "left" in globals())
+left = os.getpid()
+
+# %% tags=["exercise"]
+0
+
+# %% tags=["solution"]
+print(torch.rand(()).item(), os.getpid())
+"""
+
+
+def test_with_used_kernels_a_notebook_knows_no_name_of_the_one_before_it(tmp_path):
+    source = tmp_path / "00_says.py"
+    source.write_text(SAYS)
+    folders = [tmp_path / "once", tmp_path / "again"]
+    with kernels(2) as used:
+        for folder in folders:
+            build(source, folder, used=used)
+    for path in ("00_says.ipynb", "solutions/00_says.ipynb"):
+        once, again = ((folder / path).read_text() for folder in folders)
+        assert once == again and "False" in once  # the process is the same one, too
 
 
 def test_a_built_notebook_is_executed_in_a_kernel_of_its_own(tmp_path, monkeypatch):
