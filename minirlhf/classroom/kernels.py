@@ -28,14 +28,36 @@ def kernels(number: int) -> Iterator[list[KernelManager]]:
     started: list[KernelManager] = []
     try:
         for _ in range(number):
-            kernel = KernelManager(kernel_name="python3")
-            kernel.client_factory = AsyncKernelClient  # the one that nbclient needs
-            started.append(kernel)
-            quiet = ["--log-level=ERROR"]  # hides a warning that its TCP is not encrypted
-            kernel.start_kernel(cwd=str(NOTEBOOKS), extra_arguments=quiet)
+            started.append(start())
+        for index, kernel in enumerate(started):
+            if not answers(kernel):  # another program took a port before the kernel had it
+                stop([kernel])
+                started[index] = start()
         yield started
     finally:
         stop(started)
+
+
+def start() -> KernelManager:
+    """A new kernel, which may need a second until it answers."""
+    kernel = KernelManager(kernel_name="python3")
+    kernel.client_factory = AsyncKernelClient  # the one that nbclient needs
+    quiet = ["--log-level=ERROR"]  # hides a warning that its TCP is not encrypted
+    kernel.start_kernel(cwd=str(NOTEBOOKS), extra_arguments=quiet)
+    return kernel
+
+
+def answers(kernel: KernelManager) -> bool:
+    """Wait for a kernel that has just been started. Returns whether it runs."""
+    client = kernel.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+    except RuntimeError:
+        return False
+    finally:
+        client.stop_channels()
+    return True
 
 
 def run(notebook: NotebookNode, kernel: KernelManager) -> None:

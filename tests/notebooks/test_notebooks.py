@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import time
 import jupytext
 import nbformat
 import pytest
+from jupyter_client.connect import LocalPortCache
 from nbclient.exceptions import CellExecutionError
 
 from minirlhf.classroom.course import (
@@ -21,7 +23,7 @@ from minirlhf.classroom.course import (
     tags,
     text_of,
 )
-from minirlhf.classroom.kernels import kernels, run_anew
+from minirlhf.classroom.kernels import kernels, run_anew, run_together
 from tests.tiny import needs_posix
 
 NAMES = [s.stem for s in notebook_sources()]
@@ -194,6 +196,20 @@ def test_with_used_kernels_a_notebook_knows_no_name_of_the_one_before_it(tmp_pat
     for path in ("00_says.ipynb", "solutions/00_says.ipynb"):
         once, again = ((folder / path).read_text() for folder in folders)
         assert once == again and "False" in once  # the process is the same one, too
+
+
+def test_a_kernel_whose_port_was_taken_is_started_again(monkeypatch):
+    free = LocalPortCache.find_available_port
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = [taken.getsockname()[1]]
+        monkeypatch.setattr(
+            LocalPortCache,
+            "find_available_port",
+            lambda self, ip: ports.pop() if ports else free(self, ip),
+        )
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1)")])
+        run_together([notebook])
+    assert notebook.cells[0].outputs[0].text == "1\n" and not ports
 
 
 def test_a_built_notebook_is_executed_in_a_kernel_of_its_own(tmp_path, monkeypatch):
