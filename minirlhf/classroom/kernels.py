@@ -1,5 +1,6 @@
 """Run notebooks in Python kernels, at the same time."""
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
@@ -43,7 +44,9 @@ def start() -> KernelManager:
     kernel = KernelManager(kernel_name="python3")
     kernel.client_factory = AsyncKernelClient  # the one that nbclient needs
     quiet = ["--log-level=ERROR"]  # hides a warning that its TCP is not encrypted
-    kernel.start_kernel(cwd=str(NOTEBOOKS), extra_arguments=quiet)
+    # Kernels share the cores: a thread of one that waits must not hold a core that another needs.
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    kernel.start_kernel(cwd=str(NOTEBOOKS), extra_arguments=quiet, env=environment)
     return kernel
 
 
