@@ -156,29 +156,30 @@ def above_curve(
     kl: str = "kl",
     minus: str | None = None,
     by: str = "variant",
-    draws: int = 10_000,
 ) -> pd.DataFrame:
     """How far variants lie above a curve at equal KL, with 95 % intervals.
 
-    The curve is one method at several settings. A setting is a point of it: the mean KL over seeds,
-    and the mean of `column` over seeds and prompts. Straight lines in the logarithm of the KL join
-    the points. Beyond its ends the curve is level: a variant there is compared with the end.
+    The curve is one method at several settings. Each seed has a curve of its own: its points are
+    that seed's runs, and straight lines in the logarithm of the KL join them. Beyond its ends the
+    curve is level: a run there is compared with the end. For seed s and prompt p
 
-    The interval is for other seeds and other prompts. Seeds and prompts are drawn anew `draws`
-    times, in the curve too: one draw is the same for all variants. low and high are the 2.5 % and
-    the 97.5 % quantile of the results.
+        D[s, p] = value of the run - value of the curve at the KL of the run .
+
+    The difference is the mean of D, and its interval is for other seeds and other prompts
+    (`interval_over_both`). A column with one number per run has no prompts, so its interval is for
+    other seeds (`interval_over_seeds`).
 
     Args:
-        column: a number that was recorded for every prompt; see `by_prompt`.
+        column: a number that was recorded for every prompt (see `by_prompt`), or for every run.
         curve: the variants that the curve goes through.
         variants: compared with the curve; all others, if left out.
         kl: the column of the distance, above 0. Give a column of your own to count the distance
             in another way, for example per token.
-        minus: a variant whose distance from the curve is subtracted from each result.
-        draws: how often seeds and prompts are drawn. More draws give steadier ends.
+        minus: a variant whose D is subtracted from that of each variant.
 
     Returns:
-        One row per variant: difference, low, high, prompts, seeds.
+        One row per variant: difference, low, high, prompts, seeds. low and high are NaN where
+        nothing says how D scatters, as with one seed.
 
     Raises:
         ValueError: a column or a variant is missing, a distance is not above 0, or the variants
@@ -187,29 +188,40 @@ def above_curve(
     curve = _list_of(curve)
     values, distances = _values_and_distances(frame, _without_ending(column), kl, by)
     chosen = [n for n in values if n not in curve] if variants is None else _list_of(variants)
-    needed = list(dict.fromkeys([*curve, *chosen, *([minus] if minus else [])]))
-    _check_comparable(values, distances, needed, by)
-    shape = values[curve[0]].shape
-    generator = torch.Generator().manual_seed(0)
-    drawn = [[torch.arange(n) for n in shape]]  # first, every seed and prompt once
-    for _ in range(draws):
-        drawn.append([torch.randint(n, (n,), generator=generator, device="cpu") for n in shape])
-    seeds, prompts = (  # (draws + 1, n): the weight of each in each draw
-        np.stack([np.bincount(one[k], minlength=n) / n for one in drawn])
-        for k, n in enumerate(shape)
-    )
-    log_kl = np.stack([np.log(seeds @ distances[n].to_numpy()) for n in needed], 1)
-    means = np.stack([((seeds @ values[n].to_numpy()) * prompts).sum(1) for n in needed], 1)
-    at_equal_kl = np.empty_like(means)  # the curve's height
-    for draw, (x, y) in enumerate(zip(log_kl, means, strict=True)):
-        order = np.argsort(x[: len(curve)])
-        at_equal_kl[draw] = np.interp(x, x[order], y[order])
-    ahead = pd.DataFrame(means - at_equal_kl, columns=needed)
-    ahead = ahead[chosen].sub(ahead[minus] if minus else 0.0, axis=0)
-    low, high = (ahead[1:].quantile(q) for q in (0.025, 0.975))
-    return _differences(
-        {n: (ahead.loc[0, n], low[n], high[n], shape[1], shape[0]) for n in chosen}, by
-    )
+    others = [minus] if minus else []
+    _check_comparable(values, distances, list(dict.fromkeys([*curve, *chosen, *others])), by)
+    above = {
+        name: _above_own_curve(values, distances, curve, name)
+        for name in dict.fromkeys([*chosen, *others])
+    }
+    rows = {}
+    for name in chosen:
+        difference = above[name] - (above[minus] if minus else 0)
+        seeds, prompts = difference.shape
+        per_run = f"{_without_ending(column)}_by_prompt" not in frame
+        interval = (
+            interval_over_seeds(difference[:, 0]) if per_run else interval_over_both(difference)
+        )
+        rows[name] = (difference.mean().item(), *interval, prompts, seeds)
+    return _differences(rows, by)
+
+
+def interval_over_seeds(values: torch.Tensor) -> tuple[float, float]:
+    """The 95 % interval of the mean of (S,) values, for other seeds.
+
+        mean +- t(0.975, S - 1) s / sqrt(S)
+
+    s is their standard deviation. For three seeds t is 4.30. Both ends are NaN with one seed.
+
+    Source: Student 1908.
+    """
+    from scipy.stats import t as student_t  # takes a second to load
+
+    if len(values) < 2:
+        return math.nan, math.nan
+    t = float(student_t.ppf(0.975, len(values) - 1))
+    half = t * values.std().item() / math.sqrt(len(values))
+    return values.mean().item() - half, values.mean().item() + half
 
 
 def interval_over_both(differences: torch.Tensor) -> tuple[float, float]:
@@ -374,9 +386,17 @@ def _compared(
 def _values_and_distances(
     frame: pd.DataFrame, column: str, kl: str, by: str
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.Series]]:
-    """Name -> (seeds, prompts) values of a column, and name -> (seeds,) distances."""
-    long = by_prompt(frame, column, by=by)
+    """Name -> (seeds, prompts) values of a column, and name -> (seeds,) distances.
+
+    A column with one number per run counts as one prompt.
+    """
     _check_columns(frame, [kl])
+    if f"{column}_by_prompt" in frame or column not in frame:
+        long = by_prompt(frame, column, by=by)
+    else:
+        frame = frame.dropna(subset=[column])
+        _check_one_row_per_seed(frame, [by])
+        long = frame[[by, "seed", column]].assign(prompt=0)
     values = {
         name: rows.pivot(index="seed", columns="prompt", values=column)
         for name, rows in long.groupby(by, sort=False)
@@ -386,6 +406,22 @@ def _values_and_distances(
         for name, rows in frame[frame[by].isin(list(values))].groupby(by)
     }
     return values, distances
+
+
+def _above_own_curve(
+    values: dict[str, pd.DataFrame], distances: dict[str, pd.Series], curve: list[str], name: str
+) -> torch.Tensor:
+    """(seeds, prompts): each value of a variant minus that of its seed's curve at the same KL."""
+    x = np.log([distances[setting] for setting in curve])  # (settings, seeds)
+    y = np.stack([values[setting] for setting in curve])  # (settings, seeds, prompts)
+    at, runs = np.log(distances[name].to_numpy()), values[name].to_numpy()
+    rows = []
+    for seed in range(len(runs)):
+        order = x[:, seed].argsort()
+        points, heights = x[order, seed], y[order, seed]
+        on_curve = [np.interp(at[seed], points, of_prompt) for of_prompt in heights.T]
+        rows.append(runs[seed] - on_curve)
+    return torch.tensor(np.stack(rows), dtype=torch.float64, device="cpu")
 
 
 def _check_comparable(values: dict, distances: dict, names: list[str], by: str) -> None:

@@ -431,8 +431,8 @@ table
 # **Predict.** By gold alone, the shared trunk costs little and the adapters cost most. Use both
 # tables: where does each lie at equal KL, above or below the line?
 #
-# The second cell gives the distance from the line. Its 95 % interval is for other films and other seeds:
-# both are drawn again and again, with replacement.
+# The second cell gives the distance from the line. Its 95 % interval is for other films and other seeds
+# (lesson 06b).
 
 # %% tags=["predict"]
 ppo = ["kl_coef 2", "kl_coef 1", "kl_coef 0.5", "kl_coef 0.25"]
@@ -448,8 +448,8 @@ experiments.above_curve(runs, "gold", ppo, near).round(2)
 #
 # | variant | distance from the line | 95 % interval |
 # |---|---|---|
-# | critic from the SFT model | −0.12 | −0.26 to 0.01 |
-# | shared trunk | −0.48 | −0.58 to −0.36 |
+# | critic from the SFT model | −0.12 | −0.31 to 0.07 |
+# | shared trunk | −0.46 | −0.54 to −0.37 |
 #
 # - **Shared trunk: less gold at equal KL.** All three seeds lie below the line. Its critic's start
 #   explains at most a part: with this start alone the distance is smaller, and its interval includes 0.
@@ -918,7 +918,7 @@ for n in (1, 64):
 # bring it back.
 #
 # **More about section 6.** The critic of the shared trunk and the *critic from the SFT model* have the same
-# start. At equal KL the shared trunk still has 0.36 less gold, with an interval from 0.18 to 0.53. So the
+# start. At equal KL the shared trunk still has 0.33 less gold, with an interval from 0.07 to 0.60. So the
 # start explains at most a part. On each seed its KL is higher, too (1.3 to 2.0 times), and its reviews
 # are shorter.
 #

@@ -2,9 +2,9 @@
 
 Gold at equal KL is how far a preference run lies above the curve of DPO at several values of beta.
 
-The curve goes through the means over seeds of DPO at four values of beta, linear in log KL, and is
-level beyond its ends. Lessons 14 and 14b quote these numbers. They are computed here without the
-package's `experiments.above_curve`, and must agree with it.
+Each seed has a curve of its own: DPO's runs at four values of beta, linear in log KL, and level
+beyond its ends. Lessons 14 and 14b quote these numbers. They are computed here without the package's
+`experiments.above_curve`, and must agree with it.
 """
 
 from functools import cache
@@ -13,6 +13,7 @@ import torch
 from scipy.stats import t as student_t
 
 from minirlhf import experiments
+from minirlhf.experiments.tables import interval_over_both
 
 # the losses that lab 14b compares; one that is added later is not in the lessons
 COMPARED = (
@@ -33,7 +34,6 @@ COMPARED = (
 
 BETAS = ("beta 1", "beta 0.3", "beta 0.1", "beta 0.03")  # from the shortest way to the longest
 HUMAN, ONCE = "human texts, the scorer's labels", "the start's own texts"  # variants
-DRAWS = 10_000
 
 
 def recorded(*names):
@@ -49,11 +49,8 @@ def mean(runs, variant, column):
 
 
 def along(kl, x, y):
-    """The gold of the curve at a KL: (draws,), from its points x and y, (draws, 4)."""
-    kl = kl.clamp(x[:, 0], x[:, -1])[:, None]
-    at = (x[:, 1:-1] < kl).sum(1, keepdim=True)
-    (x0, x1), (y0, y1) = ([z.gather(1, at + k) for k in (0, 1)] for z in (x, y))
-    return (y0 + (kl.log() - x0.log()) / (x1.log() - x0.log()) * (y1 - y0))[:, 0]
+    """The curve at a KL, for each row: (N,), from points x and y, (N, 4)."""
+    return torch.stack([heights(*row) for row in zip(kl, x, y, strict=True)])
 
 
 @cache
@@ -66,51 +63,38 @@ def measured(record, variant):
     return [torch.tensor(runs[column].tolist()).double() for column in columns]
 
 
-@cache
-def above(variant, per="response", other=None):
-    """(gold minus the curve's at equal KL, low, high): a 95 % interval over seeds and films.
+def heights(kl, x, y):
+    """A curve (...) at a KL, from its points: x (4,) is their KL, y (4, ...) their height."""
+    kl = kl.clamp(x[0], x[-1])
+    k = int((x[1:-1] < kl).sum())
+    way = (kl / x[k]).log() / (x[k + 1] / x[k]).log()
+    return y[k] + way * (y[k + 1] - y[k])
 
-    Seeds and films are drawn anew 10,000 times, those of the curve too.
+
+@cache
+def leads(variant, per="response", other=None):
+    """(S, F): gold minus that of the same seed's curve at equal KL, on each film.
 
     Args:
         per: what KL is counted by, "response" or "token".
         other: another variant whose distance from the curve is then subtracted.
     """
-    ours = [measured("preference", v) for v in (variant, *([other] if other else []))]
     curve = [measured("betas", v) for v in BETAS]
-    generator = torch.Generator().manual_seed(0)
-    shape = ours[0][0].shape
-    drawn = [[torch.randint(n, (n,), generator=generator) for n in shape] for _ in range(DRAWS)]
-    rows = zip([torch.arange(n) for n in shape], *drawn, strict=True)  # first: all as they are
-    which, films = map(torch.stack, rows)
+    golds, kls = (torch.stack([point[k] for point in curve], 1) for k in (0, 1))  # (S, 4, ...)
+    gold, kl, tokens = measured("preference", variant)
+    if per == "token":
+        kls, kl = kls / torch.stack([point[2] for point in curve], 1), kl / tokens
+    each = [g - heights(at, x, y) for g, at, x, y in zip(gold, kl, kls, golds, strict=True)]
+    return torch.stack(each) - (0 if other is None else leads(other, per))
 
-    def points(gold, kl, tokens):
-        kl = kl / (tokens if per == "token" else 1)
-        return kl[which].mean(1), gold[which[:, :, None], films[:, None]].mean((1, 2))
 
-    x, y = (torch.stack(z, 1) for z in zip(*(points(*v) for v in curve), strict=True))
-    first, *second = [gold - along(kl, x, y) for kl, gold in (points(*v) for v in ours)]
-    ahead = first - sum(second)
-    low, high = ahead[1:].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-    return ahead[0].item(), low, high
+def above(variant, per="response", other=None):
+    """The mean of `leads`, low, high: a 95 % interval for other seeds and other films."""
+    each = leads(variant, per, other)
+    return each.mean().item(), *interval_over_both(each)
 
 
 STUDENT = student_t.ppf(0.975, 2)  # the factor of a 95 % interval from three numbers, 4.30
-
-
-def seed_by_seed(variant, per="response", other=None):
-    """The distance from the curve on each seed alone (3,), minus that of another variant."""
-
-    def means(record, name):  # over films, of each seed
-        gold, kl, tokens = measured(record, name)
-        return kl / (tokens if per == "token" else 1), gold.mean(1)
-
-    def distance(name):
-        x, y = (torch.stack(z, 1) for z in zip(*(means("betas", v) for v in BETAS), strict=True))
-        kl, gold = means("preference", name)
-        return gold - along(kl, x, y)
-
-    return distance(variant) - (0 if other is None else distance(other))
 
 
 def by_student(leads):

@@ -398,8 +398,8 @@ def at_equal_kl(said, runs):
     for name, lead in leads.iterrows():
         said(f"| *{name}* |", kl[name], lead.difference, lead.low, lead.high)
     said("the reviews become alike (already at", kl["kl_coef 0.1"])
-    reaches = leads.low["no clip"] < -0.2 and 0 < leads.high["no clip"] < 0.01
-    said("but its interval just reaches", 0, reaches)
+    undecided = leads.low["no clip"] < 0 < leads.high["no clip"]
+    said("but its interval contains", 0, undecided)
     said("do not pay here: eight epochs lie", -leads.difference["eight epochs"])
     better = gold["eight epochs"] > gold["eight epochs, no clip"]
     better = better and kl["eight epochs"] < kl["eight epochs, no clip"]
@@ -407,8 +407,7 @@ def at_equal_kl(said, runs):
     each = max(leads_by_seed(runs, "no clip")) < 0
     said("Without it, the run is", -leads.difference["no clip"], each)
     said("is 0.14 lower: by", *sorted(-x for x in leads_by_seed(runs, "no clip")))
-    said("so this is likely, not sure", reaches)
-    said("The interval just reaches", 0, reaches)
+    said("But the interval contains", 0, undecided)
 
 
 def test_with_eight_epochs_the_clip_has_more_gold_and_a_smaller_kl_on_each_seed(runs):
@@ -420,12 +419,12 @@ def test_with_eight_epochs_the_clip_has_more_gold_and_a_smaller_kl_on_each_seed(
 
 def test_at_equal_kl_eight_epochs_have_less_gold_and_one_epoch_as_much(runs):
     leads = experiments.above_curve(runs, "gold", LINE, OTHERS)
-    assert leads.high[["eight epochs", "eight epochs, no clip"]].max() < -0.1
+    assert leads.high[["eight epochs", "eight epochs, no clip"]].max() < -0.05
     for name in ("eight epochs", "eight epochs, no clip"):
         assert max(leads_by_seed(runs, name)) < 0
     for name in ("as it is", "one epoch"):
         assert leads.low[name] < 0 < leads.high[name]
-    assert -0.25 < leads.difference["no clip"] < 0 < leads.high["no clip"] < 0.01
+    assert -0.25 < leads.difference["no clip"] < 0 < leads.high["no clip"]
     assert max(leads_by_seed(runs, "no clip")) < 0
 
 
@@ -556,11 +555,10 @@ def further(said, runs, tour):
     said("In the very first training step it is", tour[tour.step == 0].clip_fraction.mean())
     explained = tour.groupby("step").explained_variance.mean()
     said("in the runs of section 1 its explained variance is", explained[1])
-    draws = inspect.signature(experiments.above_curve).parameters["draws"].default
     films = len(runs.gold_by_prompt.iloc[0])
-    said("We have three seeds and", films, draws, films)
+    said("We have three seeds and", films)
+    said("This gives", len(SEEDS), films)
     said("TRL and DeepSpeed-Chat clip the value at", 0.2, config.value_clip_eps)
-    said("leaves out the lowest and the highest", 0.025)
 
 
 # ---- section 5: from REINFORCE to PPO, one part after the other
@@ -650,11 +648,17 @@ def luck_of_a_batch(said, records, kl, gold):
         for name, run in zip(STEPS, many, strict=True)
     ]
     ends = [x for lead in own for x in (lead.difference, lead.low, lead.high)]
-    said("end with as much gold. At equal KL, that is", *ends)
+    said("end with as much gold. At equal KL, they have", *ends)
     said("more than their own lines with", usual)
+    ahead = all(
+        min(leads_by_seed(records, run, STEPS[name])) > 0
+        for name, run in zip(STEPS, many, strict=True)
+    )
+    undecided = all(lead.low < 0 < lead.high for lead in own)
+    said("All six runs have more, but both intervals contain", 0, ahead and undecided)
     below = experiments.above_curve(records, "gold", LINE, many)
-    assert min(lead.low for lead in own) > 0 > below.high.max()
-    said("still lie", *(-below.difference))
+    behind = all(max(leads_by_seed(records, run)) < 0 for run in many)
+    said("all six still lie below PPO's line, by", *(-below.difference), behind)
     said("and they cost four times", config.batch_size == 4 * usual)
 
 
@@ -668,6 +672,7 @@ STEPS = {
 def test_only_these_steps_lead_away_from_ppos_line(part, runs):
     leads = leads_by_seed(runs, part)
     mean_lead, of_all = sum(leads) / 3, experiments.above_curve(runs, "gold", LINE, part)
+    assert of_all.difference.item() == pytest.approx(mean_lead, abs=1e-5)
     if part.endswith("steps") and part != "with GAE, double steps":
         assert by_student(torch.tensor(leads))[1] < 0 and of_all.high.item() < 0 and max(leads) < 0
     else:

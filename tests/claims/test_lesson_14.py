@@ -19,10 +19,8 @@ from tests.claims.equal_kl import (
     HUMAN,
     ONCE,
     above,
-    by_student,
     mean,
     recorded,
-    seed_by_seed,
 )
 from tests.claims.four_pairs_14 import STOPPED, kept, tables, trained_again
 from tests.claims.prose import lesson
@@ -459,10 +457,9 @@ def test_ipo_lies_on_dpos_curve_and_own_responses_above_it(runs):
     for variant in (HUMAN, ONCE, "online-dpo"):
         for per in ("response", "token"):
             assert above(variant, per)[1] > 0
-    assert above("online-dpo", other=HUMAN)[1] > 0
-    assert above("online-dpo", "token", other=HUMAN)[1] > 0
-    assert above("online-dpo", other=ONCE)[1] > 0 > above("online-dpo", "token", other=ONCE)[1]
-    assert above(ONCE, "token", other=HUMAN)[1] < 0  # written once: it depends on how KL is counted
+    assert above("online-dpo", other=HUMAN)[1] > 0 > above("online-dpo", "token", other=HUMAN)[1]
+    for per in ("response", "token"):
+        assert above(ONCE, per, other=HUMAN)[1] > 0 > above("online-dpo", per, other=ONCE)[1]
 
 
 def test_dpop_went_less_far_than_any_point_of_the_curve(runs):
@@ -706,8 +703,10 @@ def equal_kl(said, runs):
     said("axis of the KL, online DPO is", kl, near, far, near, way)
     said("There the curve has the gold", low, way, high, low, curve)
     said("The lead is", gold, curve, gold - curve)
-    assert gold - curve == pytest.approx(above("online-dpo")[0], abs=1e-6)
-    said("its interval contains", 0, above("ipo")[1] < 0 < above("ipo")[2])
+    assert round(gold - curve, 2) == round(above("online-dpo")[0], 2)
+    said(
+        "apart from DPO's curve**: its interval contains", 0, above("ipo")[1] < 0 < above("ipo")[2]
+    )
     ours = (HUMAN, ONCE, "online-dpo")
     lows = [above(variant, per)[1] for variant in ours for per in ("response", "token")]
     said("**The three variants of section 3", min(lows) > 0)
@@ -739,28 +738,16 @@ def equal_kl(said, runs):
     ):
         numbers = [x for per in ("response", "token") for x in above(variant, per, other)]
         said(f"| {label} |", *numbers)
-    said("the interval of each step excludes", 0)
-    steps = ((ONCE, HUMAN), ("online-dpo", ONCE), ("online-dpo", HUMAN))
-    left = [
-        (pair, per)
-        for per in ("response", "token")
-        for pair in steps
-        if by_student(seed_by_seed(pair[0], per, pair[1]))[0] > 0
-    ]
-    assert left == [(steps[0], "response"), (steps[2], "response")]
-    said("two of the six exclude", 0)
+    said("per token only just", 0 < above(ONCE, "token", HUMAN)[1] < 0.01)
     both = [above("online-dpo", per, HUMAN) for per in ("response", "token")]
     said("The lead of online DPO is larger by", *both[0], *both[1])
-    assert above(ONCE, other=HUMAN)[1] > 0 and above("online-dpo", other=ONCE)[1] > 0
-    assert above(ONCE, "token", HUMAN)[1] < 0 and above("online-dpo", "token", ONCE)[1] < 0
-    assert above("online-dpo", "token", HUMAN)[1] > 0
-    low, high = by_student(seed_by_seed("online-dpo", "token", HUMAN))
-    said("The second is not sure (lesson 14b)", low < 0 < high)
+    low, high = both[1][1:]
+    said("second interval contains", 0, low < 0 < high)
     ends = (
         mean(recorded("preference"), HUMAN, "kl"),
         mean(recorded("preference"), "online-dpo", "kl"),
     )
-    said("And the two runs end at different KL", ends[1] > 1.5 * ends[0])
+    said("and the two runs end at different KL", ends[1] > 1.5 * ends[0])
 
 
 def exercises(said, walks):

@@ -16,7 +16,6 @@ from minirlhf.loops.online import OnlineConfig
 from tests.claims.equal_kl import (
     BETAS,
     COMPARED,
-    DRAWS,
     HUMAN,
     ONCE,
     STUDENT,
@@ -26,7 +25,6 @@ from tests.claims.equal_kl import (
     mean,
     measured,
     recorded,
-    seed_by_seed,
 )
 from tests.claims.prose import lesson
 
@@ -98,7 +96,7 @@ def test_eight_losses_lie_on_dpos_curve(runs):
     assert set(ON_CURVE) == {n for n in LOSSES if LOSSES[n].reference} - {"dpo", "dpop"}
     for variant in ON_CURVE:
         difference, low, high = above(variant)
-        assert abs(difference) < 0.075 and low < 0 < high
+        assert abs(difference) < 0.085 and low < 0 < high
         assert variant in comparable(runs, ON_CURVE) and mean(runs, variant, "kl") < ends[1]
     start = experiments.results("tour").query("method == 'SFT'").gold.mean()
     assert min(mean(runs, variant, "gold") for variant in ON_CURVE) > start + 0.3
@@ -495,19 +493,16 @@ def test_iterative_dpo_has_the_most_gold_and_the_most_kl_on_every_seed(runs):
     assert mean(runs, "iterative-dpo", "kl") > mean(runs, "beta 0.03", "kl")
 
 
-def test_all_six_lie_above_the_curve_by_both_intervals():
+def test_all_six_lie_above_the_curve():
     for variant in (HUMAN, *OWN):
         if variant != "iterative-dpo":  # beyond the curve
             assert above(variant)[1] > 0
-            assert by_student(seed_by_seed(variant))[0] > 0
 
 
-def test_two_lead_people_with_the_same_labels_by_response_and_not_surely_by_token():
+def test_two_lead_people_with_the_same_labels_by_response_and_one_of_them_by_token():
     for variant in (ONCE, "online-dpo"):
         assert above(variant, other=HUMAN)[1] > 0
-        assert by_student(seed_by_seed(variant, other=HUMAN))[0] > 0
-        assert by_student(seed_by_seed(variant, "token", HUMAN))[0] < 0
-    assert above("online-dpo", "token", HUMAN)[1] > 0 > above(ONCE, "token", HUMAN)[1]
+    assert 0.01 > above(ONCE, "token", HUMAN)[1] > 0 > above("online-dpo", "token", HUMAN)[1]
 
 
 def test_best_of_eight_does_not_lead_by_more_than_luck():
@@ -520,7 +515,6 @@ def test_online_dpo_is_further_above_the_curve_than_each_loss():
     for loss in SHOWN:
         for per in ("response", "token"):
             assert above("online-dpo", per, loss)[1] > 0
-            assert by_student(seed_by_seed("online-dpo", per, loss))[0] > 0
 
 
 def seeds_of_points(variant, same, draws=4000):
@@ -605,11 +599,8 @@ def at_equal_kl(said, runs):
     said(same, 100 * 32, 100, 32, 2 * 32, *prompts)
     said("lesson 12 ran it with $\\beta$ =", 1, 0.3, 0.1, 0.03)
     films = {len(row) for row in runs.gold_by_prompt}
-    said("by drawing three seeds from our three, and", *films, *films)
-    said("repeat the calculation: the middle", 0.95, DRAWS)
-    said("So where it leaves out", 0)
-    said("only if both intervals leave out", 0)
-    said("their mean is known to", STUDENT)
+    said("gold of this curve is one lead. This gives", 3, *films)
+    said("if its interval leaves out", 0)
     assert nearly_level(runs) < 0.05  # "then we compare with the end itself"
     said("**Predict.** DPO with $\\beta$ =", 0.1, golds["dpo"])
     ahead = ("kto", "robust", "simpo", "hinge")
@@ -685,10 +676,9 @@ def anchors(said, one_weight, asked):
         said("DPOP, CPO and ORPO have only", mean(asked, name, "right_order"))
 
 
-def mean_and_half(apart):
-    """What the lesson writes as mean ± half of the interval of three seeds."""
-    low, high = by_student(apart)
-    return (low + high) / 2, (high - low) / 2
+def of_seeds(apart):
+    """The mean of three seeds and the ends of its interval."""
+    return apart.mean().item(), *by_student(apart)
 
 
 def moved_by(said, runs, moved, asked):
@@ -701,21 +691,19 @@ def moved_by(said, runs, moved, asked):
     assert max(kls) < 1.5 * min(kls) and mean(runs, "dpo", "kl") > 3 * max(kls)
     said(
         "**NCA holds them better on the training pairs**, by",
-        *mean_and_half(held(runs, moved, "nca", "training")),
+        *of_seeds(held(runs, moved, "nca", "training")),
     )
     kto, most = held(runs, moved, "kto", "new"), max(lowered(runs, moved))
-    said("and with KTO further than with DPO, by", *mean_and_half(-kto), most, 0)
+    said("and with KTO further than with DPO, by", *of_seeds(-kto), most, 0)
     other = [
         x
         for name, where in (("nca", "training"), ("nca", "new"), ("kto", "new"))
-        for x in mean_and_half(held(runs, moved, name, where, straight))
+        for x in of_seeds(held(runs, moved, name, where, straight))
     ]
     cdpo = [
-        x
-        for w in ("training", "new")
-        for x in mean_and_half(-held(runs, moved, "cdpo", w, straight))
+        x for w in ("training", "new") for x in of_seeds(-held(runs, moved, "cdpo", w, straight))
     ]
-    said("With lines straight in the KL NCA has", *other, *cdpo)
+    said("With lines straight in the KL, NCA has", *other, *cdpo)
     rises = [moved[name]["chosen"].mean() for name in RAISERS]
     said("raise the chosen reviews of the training pairs** by", min(rises), max(rises))
     said("fall more than DPO's with $\\beta$ =", 1)
@@ -757,7 +745,9 @@ def responses(said, runs):
         [above(v, p, HUMAN) for p in ("response", "token")] for v in ("online-dpo", ONCE)
     )
     said("We subtract its lead:", above("online-dpo")[0], above(HUMAN)[0], online[0][0])
-    said("are ahead of *relabelled* by", once[0][0], online[0][0], once[1][0], online[1][0])
+    leads = once[0][0], online[0][0], once[1][0], online[1][0]
+    just = 0.01 > once[1][1] > 0 > online[1][1]
+    said("are ahead of *relabelled* by", *leads, 0, just)
     said("is further above DPO's curve than each", above("online-dpo")[0], above(HUMAN)[0])
     assert mean(runs, "online-dpo", "kl") > 2 * mean(runs, HUMAN, "kl")
     variety = {v: mean(runs, v, "distinct_2") for v in (HUMAN, *OWN)}
@@ -776,13 +766,15 @@ def exercises(said, runs):
     said("A run has a gold of", 1.30, 3.7)
     said("(a) log", 3.7, 2.5, 5.4, 2.5, way, 1.06, way, 0.33, at, round(1.30 - at, 2))
     of_ppo(said, runs)
+    films = {len(row) for row in runs.gold_by_prompt}
+    said("draw three seeds from the three, and", *films, *films)
+    said("The middle", 0.95)
     said("(b) Draw seeds and films", 2000)
     said("Take the quantiles", 0.025, 0.975)
-    said("robust DPO has", *above("robust")[1:], *above("kto")[1:])
-    said("(b) Yes, up to about", 0.01)
-    for name in ("robust", "kto"):
-        apart = seeds_of_points(name, same=True) - torch.tensor(above(name)[1:])
-        assert apart.abs().max() < 0.01
+    drawn = {name: seeds_of_points(name, same=True).tolist() for name in ("robust", "kto")}
+    said("(b) Narrower: robust DPO has", *drawn["robust"], *above("robust")[1:])
+    said("KTO has", *drawn["kto"], *above("kto")[1:])
+    said("that is what the factor", STUDENT, *films)
     said("At $w = 1$ it is $\\log 2 / \\beta$, the", math.log(2) / 0.1)
     numbers = [mean(runs, n, x) for n in ("robust", "dpo") for x in ("gold", "kl")]
     said("4. A paper reports a gold of", *numbers)
@@ -854,10 +846,4 @@ def further(said, runs, asked, world):
     said("*relabelled* end at", mean(runs, ONCE, "kl"), mean(runs, HUMAN, "kl"), 2, 0.1)
     further = mean(runs, "online-dpo", "kl") / mean(runs, HUMAN, "kl")
     said("Online DPO goes twice as far", 2 < further < 2.2)
-    rows = experiments.results("betas", "preference")
-    few = experiments.above_curve(rows, "gold", BETAS, [IMITATED], minus=HUMAN, draws=500)
-    many = above(IMITATED, other=HUMAN)
-    said(
-        "We first took", 500, few.low.item(), few.high.item(), few.low.item() > 0, DRAWS, *many[1:]
-    )
     said("by default with", 0.6, 512)

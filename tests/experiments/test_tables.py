@@ -1,9 +1,11 @@
 """Tables of recorded results, against cases worked by hand and against `evaluate`."""
 
+import itertools
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -333,22 +335,62 @@ CURVE = [  # three settings with two seeds and two prompts, and two variants
 SETTINGS = ["weak", "middle", "strong"]  # in any order
 
 
+def interval(difference, freedom, variance):
+    half = student_t.ppf(0.975, freedom) * variance**0.5
+    return [difference, difference - half, difference + half]
+
+
 def test_the_distance_from_a_curve_at_equal_kl_by_hand():
     table = experiments.above_curve(pd.DataFrame(CURVE), "gold", SETTINGS)
-    # KL 2 is half-way from 1 to 4 in its logarithm, so the curve has 1.5 there. Its end has 3.
-    assert table.difference.to_dict() == pytest.approx({"between": 3 - 1.5, "beyond": 2 - 3})
-    assert (table.low <= table.difference).all() and (table.difference <= table.high).all()
+    # KL 2 is half-way from 1 to 4 in its logarithm, so both seeds' curves have 0.5 and 2.5 there.
+    # D is 1.5 and 0.5, 2.5 and 1.5. MS_seed and MS_prompt are 1, MS_residual is 0.
+    numbers = ["difference", "low", "high"]
+    assert table.loc["between", numbers].tolist() == pytest.approx(interval(1.5, 2, 2 / 4))
+    # The ends of the curves have 1 and 3, 3 and 5, so D is 1 and -1, -1 and -3: MS 4, 4, 0.
+    assert table.loc["beyond", numbers].tolist() == pytest.approx(interval(-1, 2, 8 / 4))
     assert (table.seeds == 2).all() and (table.prompts == 2).all()
     text = experiments.with_interval(table)
-    assert text.name == "difference [95 % interval]" and text["between"].startswith("1.50 [")
+    assert text.name == "difference [95 % interval]" and text["between"] == "1.50 [-1.54, 4.54]"
 
 
-def test_the_interval_at_equal_kl_draws_seeds_and_prompts_of_the_curve_too():
-    table = experiments.above_curve(pd.DataFrame(CURVE), "gold", SETTINGS, "beyond")
-    # Beyond always has 2, and the end of the curve 1, 3 or 5: seed 0 or 1, prompt 0 or 1.
-    assert (table.low.item(), table.high.item()) == (2 - 5, 2 - 1)
-    between = experiments.above_curve(pd.DataFrame(CURVE), "gold", SETTINGS, "between")
-    assert between.low.item() < 1.5 < between.high.item()
+def test_each_seed_has_a_curve_of_its_own():
+    frame = pd.DataFrame(CURVE)
+    apart = frame.assign(kl=frame.kl * (1 + 9 * frame.seed))  # seed 1 goes ten times as far
+    whole, moved = (experiments.above_curve(f, "gold", SETTINGS) for f in (frame, apart))
+    pd.testing.assert_frame_equal(whole, moved)
+    # in seed 1 the order of the settings by KL is another one
+    swapped = frame.assign(kl=frame.kl.where(frame.seed == 0, 16 / frame.kl))
+    table = experiments.above_curve(swapped, "gold", SETTINGS, "between")
+    # seed 1: KL 8, half-way from 4 (1 and 3) to 16 (0 and 2), and D is 2.5 and 1.5 as before
+    assert table.loc["between", "difference"] == pytest.approx(1.5)
+
+
+def test_a_number_per_run_is_compared_with_a_curve_too():
+    frame = pd.DataFrame(CURVE)
+    frame["fell"] = frame.gold_by_prompt.map(lambda golds: golds[0])
+    table = experiments.above_curve(frame, "fell", SETTINGS, "between")
+    # D is 1.5 and 2.5: mean 2, s^2 = 0.5
+    assert table.loc["between"].tolist() == pytest.approx([*interval(2, 1, 0.5 / 2), 1, 2])
+
+
+@pytest.mark.parametrize("own", [0.0, 0.1, 0.5], ids=["prompts", "both", "seeds"])
+def test_the_interval_at_equal_kl_has_the_stated_coverage(own):
+    """A curve gold = log KL with three seeds, 20 prompts and noise; the variant lies on it.
+
+    `own` is the standard deviation of what a run has of its seed alone, in gold and in log KL.
+    """
+    generator = np.random.default_rng(0)
+    settings, hits = {"a": 0.0, "b": 1.0, "c": 2.0, "on it": 1.3}, 0
+    for _ in range(200):
+        of_prompt, rows = generator.normal(0, 0.3, 20), []
+        for (name, middle), seed in itertools.product(settings.items(), range(3)):
+            way = middle + generator.normal(0, own)
+            gold = way + generator.normal(0, own) + of_prompt + generator.normal(0, 0.3, 20)
+            run = {"variant": name, "seed": seed, "kl": np.exp(way), "gold_by_prompt": list(gold)}
+            rows.append(run)
+        table = experiments.above_curve(pd.DataFrame(rows), "gold", ["a", "b", "c"], "on it")
+        hits += table.low.item() <= 0 <= table.high.item()
+    assert 0.92 <= hits / 200 <= 0.995
 
 
 def test_the_distance_from_a_curve_minus_that_of_another_variant():
@@ -356,7 +398,7 @@ def test_the_distance_from_a_curve_minus_that_of_another_variant():
     both = experiments.above_curve(frame, "gold", SETTINGS, "between", minus="beyond")
     assert both.difference.item() == pytest.approx(1.5 - -1)
     itself = experiments.above_curve(frame, "gold", SETTINGS, "beyond", minus="beyond")
-    assert itself[["difference", "low", "high"]].eq(0).all(axis=None)
+    assert itself.difference.item() == 0 and itself[["low", "high"]].isna().all(axis=None)
     halved = frame.assign(halved=frame.kl / 2)
     again = experiments.above_curve(halved, "gold", SETTINGS, "between", kl="halved")
     assert again.difference.item() == pytest.approx(1.5)  # the curve moves along
