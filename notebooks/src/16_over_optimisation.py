@@ -270,18 +270,18 @@ table = evaluate.token_table(
 show.microscope(table, "prefix_reward", text="all")
 
 # %% [markdown]
-# *The chick with the chick with the chick* gets a score of 5. With *film* in the place of *chick* it is 1.
-# This is a fault of *this* proxy. Two others, each trained on 200 other labels, led to *young young* and to *if if if if*. In the 400 reviews of our
-# labels, *chick* stands only once. One review can hardly teach the proxy what *chick* is worth. And nothing
-# corrects it now: the labels are older than such reviews.
+# *The chick with the chick with the chick* gets a score of 5. With *film* in the place of *chick* it is 1. This is a
+# fault of *this* proxy. Two others, each trained on 200 other labels, led to *young young* and to *if if if if*. In
+# the 400 reviews of our labels, *chick* stands only once. One review can hardly teach the proxy what *chick* is
+# worth. And nothing corrects it now: the labels are older than such reviews.
 
 # %% [markdown]
 # ## 6. The law, measured
 #
-# Does every proxy do this? We made nine kinds of proxies: three sizes of network, with 200, 1,000 or
-# 5,000 labels each. Every kind was made with three seeds, which change the labels and the training.
-# (With one seed, the three sizes learn from the same labels.) Each proxy was then optimised by best-of-n up to $n$ = 1,024, and by 36 steps of GRPO as in
-# section 5 (`minirlhf experiment overoptimisation`).
+# Does every proxy do this? We made nine kinds of proxies: three sizes of network, with 200, 1,000 or 5,000 labels
+# each. Every kind was made with three seeds, which change the labels and the training. (With one seed, the three
+# sizes learn from the same labels.) Each proxy was then optimised by best-of-n up to $n$ = 1,024, and by 36 steps of
+# GRPO as in section 5 (`minirlhf experiment overoptimisation`).
 #
 # **Predict.** The next figure has the three sizes of network, with 1,000 labels each. `2 x 64` is two
 # layers of width 64. The *gain* is the score minus that of the first policy, whose gold is 0.4. Do both
@@ -731,10 +731,10 @@ show.lines(
 # **Does the law of RL fit?** A run of RL stays within about 0.23 of it (root mean square). The form of best-of-n would
 # be a little nearer, with 0.19: our runs cannot tell which of the two is right for RL.
 #
-# **Can the $\beta$ of best-of-n be told from $d$ below 2.4?** Only roughly. In eight of the nine kinds its 95 % interval
-# lies above 0, so the curve does bend. (The interval is a bootstrap over films and seeds.) But it is wide: with
-# `3 x 192, 1000 labels` from 0.03 to 0.11. The fitted peak then lies between 4 and 13, and only if the law goes on
-# beyond what we measured.
+# **Can the $\beta$ of best-of-n be told from $d$ below 2.4?** Only roughly. In eight of the nine kinds its 95 %
+# interval lies above 0, so the curve seems to bend. (The interval is a bootstrap over films and seeds. With three
+# seeds it is rather too narrow: lesson 14b, exercise 2.) And it is wide: with `3 x 192, 1000 labels` from 0.03 to
+# 0.11. The fitted peak then lies between 4 and 13, and only if the law goes on beyond what we measured.
 #
 # **What Gao and colleagues found, and what we see.** Their proxies have up to 3 billion parameters, ours up
 # to 4 million.
