@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 
 import nbformat
@@ -16,10 +16,11 @@ from minirlhf.runtime import ROOT
 NOTEBOOKS = ROOT / "notebooks"
 ANEW = """
 get_ipython().reset()
-import os, torch
+import torch
+from minirlhf.runtime import set_threads
 torch.manual_seed(0)
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
-del os, torch
+set_threads()
+del torch, set_threads
 """
 
 
@@ -31,7 +32,7 @@ def kernels(number: int) -> Iterator[list[KernelManager]]:
         for _ in range(number):
             started.append(start())
         for index, kernel in enumerate(started):
-            if not answers(kernel):  # another program took a port before the kernel had it
+            if not answers(kernel):  # such as where another program was faster to take its port
                 stop([kernel])
                 started[index] = start()
         yield started
@@ -51,7 +52,7 @@ def start() -> KernelManager:
 
 
 def answers(kernel: KernelManager) -> bool:
-    """Wait for a kernel that has just been started. Returns whether it runs."""
+    """Wait for a kernel that has just been started. Returns whether it runs within a minute."""
     client = kernel.blocking_client()
     client.start_channels()
     try:
@@ -81,7 +82,7 @@ def run_anew(notebook: NotebookNode, kernel: KernelManager) -> None:
     """Execute a notebook in a kernel that has run others.
 
     Before it, all names are deleted, and torch gets the seed 0 and its number of threads. Packages
-    stay imported; importing ours takes ten seconds.
+    stay imported, with their settings and caches: importing ours takes ten seconds.
     """
     run(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ANEW)]), kernel)
     run(notebook, kernel)
@@ -90,26 +91,26 @@ def run_anew(notebook: NotebookNode, kernel: KernelManager) -> None:
 def run_together(notebooks: Sequence[NotebookNode], used: Sequence[KernelManager] = ()) -> None:
     """Execute notebooks in place at the same time, each in a kernel of its own.
 
-    When one fails, and at Ctrl-C, the others stop.
+    Where one fails, and at Ctrl-C, all kernels stop, those of `used` too.
 
     Args:
-        used: kernels that have run other notebooks, one for each; new ones by default.
+        used: kernels that have run other notebooks, at least as many; new ones by default.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
     """
     execute = run_anew if used else run
     with (
-        nullcontext(used) if used else kernels(len(notebooks)) as each,
         ThreadPoolExecutor(len(notebooks)) as threads,
+        nullcontext(used) if used else kernels(len(notebooks)) as each,
     ):
-        runs = [
-            threads.submit(execute, notebook, kernel)
-            for notebook, kernel in zip(notebooks, each, strict=False)
-        ]
         try:
-            for done in as_completed(runs):
-                done.result()
+            pairs = zip(notebooks, each[: len(notebooks)], strict=True)
+            running = {threads.submit(execute, notebook, kernel) for notebook, kernel in pairs}
+            while running:  # on Windows a wait without an end does not hear Ctrl-C
+                done, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+                for ended in done:
+                    ended.result()
         except BaseException:
             stop(each)  # without its kernel a thread ends
             raise

@@ -43,9 +43,8 @@ def requirements_for(command: str) -> Iterator[None]:
 def course(names: Names = None) -> None:
     """Run the course's notebooks and save their outputs.
 
-    A lesson and its solutions run at the same time, each in a fresh kernel. With FAST=1 in the
-    environment notebooks make short runs and read recorded results, and all of them use the same
-    two kernels, one after another.
+    A lesson and its solutions run at the same time, each in a new process. With FAST=1 in the
+    environment they make short runs and read recorded results, and all lessons share two processes.
 
     Example: minirlhf course 05 06
     """

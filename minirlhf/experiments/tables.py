@@ -185,8 +185,9 @@ def above_curve(
         ValueError: a column or a variant is missing, a distance is not above 0, or the variants
             differ in their seeds or in the number of their prompts.
     """
-    curve = _list_of(curve)
-    values, distances = _values_and_distances(frame, _without_ending(column), kl, by)
+    curve, column = _list_of(curve), _without_ending(column)
+    per_run = column in frame and f"{column}_by_prompt" not in frame
+    values, distances = _values_and_distances(frame, column, kl, by, per_run=per_run)
     chosen = [n for n in values if n not in curve] if variants is None else _list_of(variants)
     others = [minus] if minus else []
     _check_comparable(values, distances, list(dict.fromkeys([*curve, *chosen, *others])), by)
@@ -198,7 +199,6 @@ def above_curve(
     for name in chosen:
         difference = above[name] - (above[minus] if minus else 0)
         seeds, prompts = difference.shape
-        per_run = f"{_without_ending(column)}_by_prompt" not in frame
         interval = (
             interval_over_seeds(difference[:, 0]) if per_run else interval_over_both(difference)
         )
@@ -211,13 +211,14 @@ def interval_over_seeds(values: torch.Tensor) -> tuple[float, float]:
 
         mean +- t(0.975, S - 1) s / sqrt(S)
 
-    s is their standard deviation. For three seeds t is 4.30. Both ends are NaN with one seed.
+    s is their standard deviation. For three seeds t is 4.30. Both ends are NaN with one seed, and
+    where all values are equal: then nothing says how they scatter.
 
     Source: Student 1908.
     """
     from scipy.stats import t as student_t  # takes a second to load
 
-    if len(values) < 2:
+    if len(values) < 2 or values.std() <= 1e-12 * values.abs().max():
         return math.nan, math.nan
     t = float(student_t.ppf(0.975, len(values) - 1))
     half = t * values.std().item() / math.sqrt(len(values))
@@ -384,19 +385,18 @@ def _compared(
 
 
 def _values_and_distances(
-    frame: pd.DataFrame, column: str, kl: str, by: str
+    frame: pd.DataFrame, column: str, kl: str, by: str, *, per_run: bool
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.Series]]:
     """Name -> (seeds, prompts) values of a column, and name -> (seeds,) distances.
 
-    A column with one number per run counts as one prompt.
+    With `per_run` the column has one number per run, which counts as one prompt.
     """
     _check_columns(frame, [kl])
-    if f"{column}_by_prompt" in frame or column not in frame:
-        long = by_prompt(frame, column, by=by)
-    else:
-        frame = frame.dropna(subset=[column])
+    if per_run:
         _check_one_row_per_seed(frame, [by])
         long = frame[[by, "seed", column]].assign(prompt=0)
+    else:
+        long = by_prompt(frame, column, by=by)
     values = {
         name: rows.pivot(index="seed", columns="prompt", values=column)
         for name, rows in long.groupby(by, sort=False)
@@ -431,6 +431,8 @@ def _check_comparable(values: dict, distances: dict, names: list[str], by: str) 
             raise ValueError(f"No {by} is called {name!r}; there are {_quoted(values)}.")
         if not (distances[name] > 0).all():
             raise ValueError(f"{name!r} has a distance that is not above 0.")
+        if values[name].isna().any(axis=None):
+            raise ValueError(f"{name!r} has a missing value; each of its runs needs one.")
         for axis, what in enumerate(("seeds", "prompts")):
             if not values[name].axes[axis].equals(values[first].axes[axis]):
                 raise ValueError(f"{name!r} and {first!r} differ in their {what}.")

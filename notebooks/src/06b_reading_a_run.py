@@ -222,7 +222,9 @@ show.frontier(shown, curves={"PPO": ppo}, log=True, ylabel="gold")
 # | *eight epochs* | 4.2 | −0.29 | −0.50 to −0.08 |
 # | *eight epochs, no clip* | 6.7 | −1.07 | −1.37 to −0.77 |
 #
-# The interval says how much this would change with other seeds and other films. ("Going further" says how it is made.)
+# In the figure the line goes through the means. For the table, each seed is compared with a line of its own runs.
+# The interval says how sure the difference is: 95 of 100 such intervals contain the mean over all seeds and films.
+# ("Going further" says how it is made.)
 # </details>
 #
 # **More epochs** do not pay here: eight epochs lie 0.29 below the line.
@@ -279,6 +281,9 @@ show.frontier(shown, curves=curves, log=True, ylabel="gold")
 # | with GAE, double steps | −0.09 | −0.32 to 0.14 | 15 |
 # | REINFORCE, larger steps | −0.77 | −1.08 to −0.45 | 8 |
 # | with GAE, larger steps | −0.43 | −0.75 to −0.10 | 11 |
+#
+# The interval of *with GAE* is wide because of one seed. Its KL is smaller than any on its line, so it is compared
+# with the end of the line, and has 0.28 more.
 # </details>
 #
 # **Two ways to go further.** The points of PPO's line differ in their KL coefficient. The other two lines differ in the
@@ -296,9 +301,9 @@ show.frontier(shown, curves=curves, log=True, ylabel="gold")
 #
 # With larger batches the same steps lead less far, and end with as much gold. At equal KL, they have 0.19 (−0.17 to
 # 0.56) and 0.15 (−0.05 to 0.34) more than their own lines with 64 responses. All six runs have more, but both
-# intervals contain 0. So luck is likely to be a part of the reason; three seeds are too few to be sure. It does not
-# seem to be the whole: all six still lie below PPO's line, by 0.32 and 0.12 on average, and they cost four times as
-# many samples.
+# intervals contain 0. So luck is likely to be a part of the reason; three seeds are too few to be sure. It is
+# not the whole: all six runs still lie below PPO's line, by 0.32 (−0.05 to 0.70) and 0.12 (0.05 to 0.20). And they
+# cost four times as many samples.
 #
 # **What does the critic buy?** Compare the two lines with three step sizes:
 #
@@ -592,8 +597,8 @@ pd.concat({"lesson 06": healthy, "mine": mine})[columns].round(2)
 # **How the intervals of sections 4 and 5 are made** (`experiments.above_curve`). We have three seeds and 76 test films.
 # The runs of one seed make a line of their own, and the run of this seed is compared with it: on each film, its gold
 # minus the line's gold at the KL of the run. (Beyond its ends the line stays level.) This gives 3 × 76 differences. We
-# show their mean. The interval says where it would be with other seeds and other films. Where the seeds disagree it is
-# wide, because three seeds are few (the formula: lesson 11b, "Going further").
+# show their mean. Three seeds are few, so the interval is wide where they disagree (the formula: lesson 11b, "Going
+# further").
 #
 # **References.** Schulman et al. 2017, *Proximal policy optimization algorithms*. Ahmadian et al. 2024, *Back to
 # basics: revisiting REINFORCE style optimization for learning from human feedback in LLMs*. Huang et al. 2022, *The

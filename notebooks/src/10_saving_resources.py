@@ -431,8 +431,8 @@ table
 # **Predict.** By gold alone, the shared trunk costs little and the adapters cost most. Use both
 # tables: where does each lie at equal KL, above or below the line?
 #
-# The second cell gives the distance from the line. Its 95 % interval is for other films and other seeds
-# (lesson 06b).
+# The second cell gives the distance from a line of the same seed. Its 95 % interval is for other films and
+# seeds (lesson 06b).
 
 # %% tags=["predict"]
 ppo = ["kl_coef 2", "kl_coef 1", "kl_coef 0.5", "kl_coef 0.25"]

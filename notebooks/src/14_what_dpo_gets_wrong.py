@@ -488,7 +488,8 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 # 2. There the curve has the gold 1.06 + 0.83 × (1.39 − 1.06) = 1.33.
 # 3. The lead is 1.84 − 1.33 = 0.51.
 #
-# `experiments.above_curve` does this for all, seed by seed. The brackets are 95 % intervals (lesson 14b).
+# `experiments.above_curve` takes the mean of this over seeds (here equal to 0.01), with 95 % intervals
+# (lesson 14b).
 #
 # | variant | KL | gold | lead | lead, KL per token |
 # |---|---|---|---|---|
@@ -848,10 +849,10 @@ show.lines(dict(zip(films, three_films(ipo_of_votes))), xlabel="step", ylabel="h
 # | fresh ones at every step | 0.21 [−0.02, 0.43] | 0.10 [−0.15, 0.34] |
 # | both together | 0.37 [0.10, 0.65] | 0.20 [−0.04, 0.44] |
 #
-# (Rounded numbers need not add up.) The policy's own reviews bring something by both ways to count, but
-# per token only just. That fresh ones bring more is not sure by either. Both together do, with KL per
-# response. The labels also matter: *human reviews* differs from DPO in the labels only, and lies above
-# DPO's curve. The labels of a reward model contradict each other less than single votes.
+# (Rounded numbers need not add up.) With KL per response, the policy's own reviews bring something, and both changes
+# together do. With KL per token nothing is sure: one of the three intervals begins at 0.002. That fresh reviews alone
+# bring more, neither column says. The labels also matter: *human reviews* differs from DPO in the labels only, and
+# lies above DPO's curve. The labels of a reward model contradict each other less than single votes.
 #
 # **Online DPO's reviews are more alike.** Distinct-2 is the share of different word pairs. It is 0.84
 # for *human reviews*, 0.79 for *own reviews, once* and 0.75 for online DPO.

@@ -19,7 +19,8 @@
 # - say for each of eleven repairs of DPO what it changes, and what it is good for,
 # - ask for what is missing when somebody says "our loss beats DPO".
 #
-# **You need** lesson 14 (what DPO gets wrong) and lesson 12 (direct preference optimisation, DPO).
+# **You need** lesson 14 (what DPO gets wrong), lesson 12 (direct preference optimisation, DPO) and, for the
+# intervals, section 3 of lesson 11b.
 # About 60 minutes to read and 90 for the exercises.
 
 # %%
@@ -71,15 +72,15 @@ from minirlhf.classroom import check
 # Straight lines in the *logarithm* of the KL join its points, because the first nats bring most
 # (lesson 14).
 #
-# **Is a lead more than luck?** Other seeds and films would give other numbers. So we take the lead for
-# each seed and each film. The runs of one seed make a curve of their own. On each film, the run's gold
-# minus the gold of this curve is one lead. This gives 3 × 76 leads. Their mean is the lead of the
-# variant, and it has a 95 % interval for other seeds and other films (`experiments.above_curve`; the
-# formula is in lesson 11b, "Going further"). Where the three seeds disagree, the interval is wide. A
-# lead is *more than luck* if its interval leaves out 0.
+# **Is a lead more than luck?** Other seeds and films would give other numbers. DPO's runs of one seed make
+# a curve of their own. We compare the variant's run of this seed with it: on each film, the run's gold
+# minus the curve's gold at the KL of the run. This gives 3 × 76 differences, and their mean is the lead.
+# Its 95 % interval allows for the luck of seeds and of films (`experiments.above_curve`; the formula is in
+# lesson 11b, "Going further"). A lead is *more than luck* if its interval leaves out 0.
 #
-# **What can be compared?** A run whose mean KL is between the ends of the curve, or at most a tenth
-# beyond one of them (then we compare with the end itself). All others have *no comparison*.
+# **What can be compared?** A variant whose mean KL is between the ends of the curve, or at most a tenth
+# beyond one of them. (Beyond the end of its curve, a run is compared with the end.) All others have *no
+# comparison*.
 #
 # **Predict.** DPO with $\beta$ = 0.1 has a gold of 1.39. How many of the eleven have more? And how
 # many are above the curve by more than luck?
@@ -390,8 +391,8 @@ drawn = fell[fell.variant.isin([*dpo_curve, *eleven])]
 show.frontier(drawn, y="chosen_change", ylabel="change of chosen, new films", **shared)
 
 # %% [markdown]
-# The distance from DPO's curve in nats, of those that can be compared. There is one number for each seed
-# here, so the intervals are for other seeds:
+# The distance from DPO's curve in nats, of those that can be compared. Here the intervals are for other
+# seeds only:
 
 # %%
 seven = comparable(runs, eleven)
@@ -537,7 +538,7 @@ pd.DataFrame(differences)
 
 # %% [markdown]
 # *Own, once* and online DPO are ahead of *relabelled* by 0.17 and 0.37 per review, at another KL. Per token they have
-# 0.11 and 0.20: for *own, once* the interval just leaves out 0, for online DPO it does not. *Best of eight* is not
+# 0.11 and 0.20, and this is not sure: one interval begins at 0.002, and the other contains 0. *Best of eight* is not
 # ahead by more than luck.
 #
 # What they write, not selected:
@@ -576,7 +577,7 @@ show.texts(texts.melt(var_name="variant", value_name="review", ignore_index=Fals
 # | source of section 5 | price | above DPO's curve | more than *relabelled* |
 # |---|---|---|---|
 # | relabelled | a reward model | yes | |
-# | own, once | and one round of sampling | yes | per review yes; per token just |
+# | own, once | and one round of sampling | yes | per review yes; per token not sure |
 # | online DPO | sampling and a judge at every step | yes | per review yes; per token not sure; goes twice as far |
 # | iterative DPO | a few rounds of sampling; less variety | no comparison: most gold, moved too far | |
 # | best of eight | one round of sampling; least variety | yes | not by more than luck |
@@ -687,11 +688,12 @@ experiments.with_interval(
 # in this draw: one number, of shape (). Your function of exercise 1 may help.
 #
 # (b) Draw seeds and films 2,000 times with `torch.randint`. Take the quantiles 0.025 and 0.975 of
-# the results, for robust DPO and for KTO. Are these intervals wider than those of section 1, or
-# narrower? Why?
+# the results, for IPO, robust DPO and KTO. Are these intervals wider than those of section 1, or
+# narrower? Why? (The leads of the three seeds are 0.08, 0.03 and 0.01 for IPO, −0.02, 0.08 and 0.08 for
+# robust DPO, and 0.05, −0.05 and 0.24 for KTO.)
 #
 # (c) A colleague draws other seeds for each point of the curve than for the run. Is that better,
-# because the draws are independent? Try it on both runs.
+# because the draws are independent? Try it on robust DPO and KTO.
 #
 # *Hint:* `gold[seeds, films]` would pair the two lists. Take the seeds first, then the films. In
 # which order come the means and the logarithm?
@@ -742,7 +744,7 @@ def interval(name, same=True, draws=2000):
 
 found = {
     f"{name}, {words}": interval(name, same)
-    for name in ("robust", "KTO")
+    for name in ("IPO", "robust", "KTO")
     for words, same in (("the same seeds", True), ("other seeds", False))
 }
 pd.DataFrame(found, index=["low", "high"]).round(2).T
@@ -750,11 +752,20 @@ pd.DataFrame(found, index=["low", "high"]).round(2).T
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# (b) Narrower: robust DPO has [−0.05, 0.13], and [−0.11, 0.20] in section 1. KTO has [−0.08, 0.24], and
-# [−0.28, 0.44] in section 1. A draw cannot find a seed that differs more than the three we have, and
-# often it has one of them twice. So drawn means scatter too little: with three seeds, their variance
-# is two thirds of what it should be. And nothing says how badly three seeds may misjudge their own
-# scatter; that is what the factor 4.30 of lesson 11b is for. With 76 films, both faults are small.
+# (b)
+#
+# | | drawn | section 1 |
+# |---|---|---|
+# | IPO: its seeds agree | [−0.05, 0.14] | [−0.03, 0.11] |
+# | robust DPO: they disagree | [−0.05, 0.13] | [−0.11, 0.20] |
+# | KTO: they disagree most | [−0.09, 0.24] | [−0.28, 0.44] |
+#
+# *Where the seeds disagree, drawing is too sure.* A draw cannot find a seed that differs
+# more than the three we have, and often it has one of them twice. And three seeds may misjudge their own
+# scatter: lesson 11b has the factor 4.30 for this, and drawing has nothing.
+#
+# *Where they agree, it is too cautious.* The noise of single reviews comes in twice: with the
+# seeds, and once more with the films.
 #
 # (c) No. On the same seed robust DPO and DPO see the same batches, so part of their luck is the
 # same, and it cancels in the difference. With other seeds for the curve it does not cancel: the
@@ -889,7 +900,7 @@ show.lines(
 # <details><summary>4. A paper reports a gold of 1.52 at 6.9 nats for its loss and 1.39 at 5.4 nats for DPO. Its authors tried five learning rates for their loss and took the library's for DPO. What do you ask for?</summary>
 #
 # For DPO with a smaller $\beta$. These are the numbers of robust DPO in our record. DPO's curve has
-# 1.47 at its KL, and the difference of 0.04 has the interval [−0.11, 0.20]. Then for five learning
+# 1.47 at its KL. Seed by seed, the difference is 0.04 [−0.11, 0.20]. Then for five learning
 # rates for DPO, too, chosen on other prompts than those of the test. And for several seeds, length
 # and variety.
 # </details>

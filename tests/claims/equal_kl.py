@@ -4,7 +4,8 @@ Gold at equal KL is how far a preference run lies above the curve of DPO at seve
 
 Each seed has a curve of its own: DPO's runs at four values of beta, linear in log KL, and level
 beyond its ends. Lessons 14 and 14b quote these numbers. They are computed here without the package's
-`experiments.above_curve`, and must agree with it.
+`experiments.above_curve`, and must agree with it. Only the interval of the differences is the
+package's `interval_over_both`, which `tests/experiments/test_tables.py` tests.
 """
 
 from functools import cache

@@ -400,6 +400,7 @@ def at_equal_kl(said, runs):
     said("the reviews become alike (already at", kl["kl_coef 0.1"])
     undecided = leads.low["no clip"] < 0 < leads.high["no clip"]
     said("but its interval contains", 0, undecided)
+    said("The interval says how sure the difference is:", 95, 100)
     said("do not pay here: eight epochs lie", -leads.difference["eight epochs"])
     better = gold["eight epochs"] > gold["eight epochs, no clip"]
     better = better and kl["eight epochs"] < kl["eight epochs, no clip"]
@@ -582,6 +583,10 @@ def parts_of_ppo(said):
         length = mean(records, part, "length")
         said(f"| {part} |", lead.difference, lead.low, lead.high, length)
     kl, gold = (records.groupby("variant")[name].mean() for name in ("kl", "gold"))
+    alone = leads_by_seed(records, "with GAE")
+    first = [min(records[(records.seed == s) & records.variant.isin(LINE)].kl) for s in SEEDS]
+    left = [s for s in SEEDS if column(records, "with GAE", "kl").tolist()[s] < first[s]]
+    said("with the end of the line, and has", max(alone), left == [alone.index(max(alone))])
     for size, pair in zip(
         ("small", "double", "larger"), zip(*STEPS.values(), strict=True), strict=True
     ):
@@ -658,7 +663,8 @@ def luck_of_a_batch(said, records, kl, gold):
     said("All six runs have more, but both intervals contain", 0, ahead and undecided)
     below = experiments.above_curve(records, "gold", LINE, many)
     behind = all(max(leads_by_seed(records, run)) < 0 for run in many)
-    said("all six still lie below PPO's line, by", *(-below.difference), behind)
+    numbers = [x for lead in (-below).itertuples() for x in (lead.difference, lead.high, lead.low)]
+    said("all six runs still lie below PPO's line, by", *numbers, behind)
     said("and they cost four times", config.batch_size == 4 * usual)
 
 

@@ -299,11 +299,14 @@ def by_seed(runs, variant, other, name):
 
 
 def from_the_line(runs, variant):
-    """The gold of each run minus that of PPO at the same KL."""
-    kl = [mean(runs, name, "kl") for name in CURVE]
-    gold = [mean(runs, name, "gold") for name in CURVE]
-    line = np.interp(np.log(column(runs, variant, "kl")), np.log(kl), gold)
-    return (np.array(column(runs, variant, "gold")) - line).tolist()
+    """The gold of each run minus that of PPO with the same seed, at the same KL."""
+    kl, gold = (np.array([column(runs, name, x) for name in CURVE]) for x in ("kl", "gold"))
+    assert (np.diff(kl, axis=0) > 0).all()
+    its = zip(column(runs, variant, "kl"), column(runs, variant, "gold"), strict=True)
+    return [
+        of_run - np.interp(np.log(at), np.log(kl[:, seed]), gold[:, seed])
+        for seed, (at, of_run) in enumerate(its)
+    ]
 
 
 @pytest.fixture(scope="module")

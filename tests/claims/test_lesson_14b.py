@@ -22,6 +22,7 @@ from tests.claims.equal_kl import (
     above,
     along,
     by_student,
+    leads,
     mean,
     measured,
     recorded,
@@ -517,10 +518,10 @@ def test_online_dpo_is_further_above_the_curve_than_each_loss():
             assert above("online-dpo", per, loss)[1] > 0
 
 
-def seeds_of_points(variant, same, draws=4000):
+def seeds_of_points(variant, same, draws=4000, seed=2):
     """The 95 % interval if the points of the curve have the same drawn seeds, or others."""
     (gold, kl, _), curve = measured("preference", variant), [measured("betas", n) for n in BETAS]
-    generator, leads = torch.Generator().manual_seed(2), []
+    generator, found = torch.Generator().manual_seed(seed), []
     for _ in range(draws):
         s, films = (torch.randint(n, (n,), generator=generator) for n in gold.shape)
         each = [s if same else torch.randint(3, (3,), generator=generator) for _ in curve]
@@ -529,8 +530,8 @@ def seeds_of_points(variant, same, draws=4000):
             [point[0][k][:, films].mean() for point, k in zip(curve, each, strict=True)]
         )
         at = along(kl[s].mean()[None], x[None], y[None])
-        leads.append(gold[s][:, films].mean() - at[0])
-    return torch.stack(leads).quantile(torch.tensor([0.025, 0.975]).double())
+        found.append(gold[s][:, films].mean() - at[0])
+    return torch.stack(found).quantile(torch.tensor([0.025, 0.975]).double())
 
 
 def test_with_other_seeds_for_the_curve_one_interval_is_wider_and_one_narrower():
@@ -599,7 +600,7 @@ def at_equal_kl(said, runs):
     said(same, 100 * 32, 100, 32, 2 * 32, *prompts)
     said("lesson 12 ran it with $\\beta$ =", 1, 0.3, 0.1, 0.03)
     films = {len(row) for row in runs.gold_by_prompt}
-    said("gold of this curve is one lead. This gives", 3, *films)
+    said("This gives", 3, *films)
     said("if its interval leaves out", 0)
     assert nearly_level(runs) < 0.05  # "then we compare with the end itself"
     said("**Predict.** DPO with $\\beta$ =", 0.1, golds["dpo"])
@@ -745,9 +746,8 @@ def responses(said, runs):
         [above(v, p, HUMAN) for p in ("response", "token")] for v in ("online-dpo", ONCE)
     )
     said("We subtract its lead:", above("online-dpo")[0], above(HUMAN)[0], online[0][0])
-    leads = once[0][0], online[0][0], once[1][0], online[1][0]
-    just = 0.01 > once[1][1] > 0 > online[1][1]
-    said("are ahead of *relabelled* by", *leads, 0, just)
+    ahead = once[0][0], online[0][0], once[1][0], online[1][0]
+    said("are ahead of *relabelled* by", *ahead, once[1][1], 0, online[1][1] < 0)
     said("is further above DPO's curve than each", above("online-dpo")[0], above(HUMAN)[0])
     assert mean(runs, "online-dpo", "kl") > 2 * mean(runs, HUMAN, "kl")
     variety = {v: mean(runs, v, "distinct_2") for v in (HUMAN, *OWN)}
@@ -771,15 +771,20 @@ def exercises(said, runs):
     said("The middle", 0.95)
     said("(b) Draw seeds and films", 2000)
     said("Take the quantiles", 0.025, 0.975)
-    drawn = {name: seeds_of_points(name, same=True).tolist() for name in ("robust", "kto")}
-    said("(b) Narrower: robust DPO has", *drawn["robust"], *above("robust")[1:])
-    said("KTO has", *drawn["kto"], *above("kto")[1:])
-    said("that is what the factor", STUDENT, *films)
+    three = {"ipo": "IPO: its", "robust": "robust DPO: they", "kto": "KTO: they"}
+    for name, label in three.items():
+        low, high = seeds_of_points(name, same=True, draws=2000, seed=1).tolist()
+        ends = above(name)[1:]
+        said(f"| {label}", low, high, *ends, (high - low > ends[1] - ends[0]) == (name == "ipo"))
+    said("(The leads of the three seeds are", *[x for n in three for x in leads(n).mean(1)])
+    said("lesson 11b has the factor", STUDENT)
     said("At $w = 1$ it is $\\log 2 / \\beta$, the", math.log(2) / 0.1)
     numbers = [mean(runs, n, x) for n in ("robust", "dpo") for x in ("gold", "kl")]
     said("4. A paper reports a gold of", *numbers)
     robust = above("robust")
-    said("record. DPO's curve has", mean(runs, "robust", "gold") - robust[0], *robust)
+    x, y = ([mean(runs, n, column) for n in BETAS] for column in ("kl", "gold"))
+    curve = np.interp(math.log(mean(runs, "robust", "kl")), np.log(x), y)
+    said("record. DPO's curve has", curve, *robust)
 
 
 def of_ppo(said, runs):

@@ -13,7 +13,7 @@ from scipy.stats import t as student_t
 
 from minirlhf import evaluate, experiments
 from minirlhf.experiments import records
-from minirlhf.experiments.tables import interval_over_both
+from minirlhf.experiments.tables import interval_over_both, interval_over_seeds
 
 ORIGIN = {"claim": "x", "commit": "c", "command": "c"}
 ROWS = [  # two variants, two seeds, three prompts
@@ -373,6 +373,14 @@ def test_a_number_per_run_is_compared_with_a_curve_too():
     assert table.loc["between"].tolist() == pytest.approx([*interval(2, 1, 0.5 / 2), 1, 2])
 
 
+def test_an_interval_over_seeds_needs_two_seeds_that_differ():
+    low, high = interval_over_seeds(torch.tensor([1.0, 2.0, 6.0]))
+    half = student_t.ppf(0.975, 2) * (7 / 3) ** 0.5  # s^2 is (4 + 1 + 9) / 2 = 7
+    assert (low, high) == pytest.approx((3 - half, 3 + half))
+    for values in ([1.0], [2.0, 2.0, 2.0], [0.0, 0.0]):
+        assert np.isnan(interval_over_seeds(torch.tensor(values))).all()
+
+
 @pytest.mark.parametrize("own", [0.0, 0.1, 0.5], ids=["prompts", "both", "seeds"])
 def test_the_interval_at_equal_kl_has_the_stated_coverage(own):
     """A curve gold = log KL with three seeds, 20 prompts and noise; the variant lies on it.
@@ -411,6 +419,10 @@ def test_the_distance_from_a_curve_minus_that_of_another_variant():
         (lambda f: f.assign(kl=f.kl - 1), "'strong' has a distance that is not above 0"),
         (lambda f: f[f.variant != "strong"], "No variant is called 'strong'"),
         (lambda f: f.drop(columns="kl"), "No column 'kl'"),
+        (
+            lambda f: f.assign(gold=f.kl.where(f.seed == 0)).drop(columns="gold_by_prompt"),
+            "'weak' has a missing value",
+        ),
     ],
 )
 def test_what_cannot_be_compared_with_a_curve_is_refused(change, message):

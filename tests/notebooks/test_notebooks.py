@@ -12,7 +12,9 @@ import nbformat
 import pytest
 from jupyter_client.connect import LocalPortCache
 from nbclient.exceptions import CellExecutionError
+from typer.testing import CliRunner
 
+from minirlhf import cli
 from minirlhf.classroom.course import (
     NOTEBOOKS,
     answers,
@@ -108,13 +110,18 @@ STAY = """# %%
 import os, time
 from pathlib import Path
 
+def meet(me, other):
+    Path(FOLDER, me).write_text(str(os.getpid()))
+    while not Path(FOLDER, other).exists():
+        time.sleep(0.1)
+    time.sleep(0.5)  # the other one has written its number
+
 # %% tags=["exercise"]
-while not Path(FOLDER, "solutions").exists():
-    time.sleep(0.1)
+meet("lesson", "solutions")
 LESSON
 
 # %% tags=["solution"]
-Path(FOLDER, "solutions").write_text(str(os.getpid()))
+meet("solutions", "lesson")
 time.sleep(600)
 """
 
@@ -131,18 +138,20 @@ def has_stopped(process):
 
 
 def staying(tmp_path, lesson):
-    """A lesson that runs so much code while its solutions sleep, and their kernel's number."""
+    """A lesson that runs so much code while its solutions sleep, and where their kernels are."""
     source = tmp_path / "00_stay.py"
     text = STAY.replace("FOLDER", repr(str(tmp_path))).replace("LESSON", lesson)
     source.write_text(text)
-    return source, lambda: int((tmp_path / "solutions").read_text())
+    return source, [tmp_path / name for name in ("lesson", "solutions")]
 
 
+@needs_posix
 def test_where_a_lesson_fails_its_solutions_stop(tmp_path):
-    source, process = staying(tmp_path, "1 / 0")
+    source, kernels = staying(tmp_path, "1 / 0")
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         build(source, tmp_path / "out")
-    assert has_stopped(process()) and not (tmp_path / "out").exists()
+    assert all(has_stopped(int(kernel.read_text())) for kernel in kernels)
+    assert not (tmp_path / "out").exists()
 
 
 IN_A_COMMAND = """
@@ -158,19 +167,35 @@ cli.main()
 @needs_posix
 @pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_stops_the_course_and_its_kernels(tmp_path):
-    source, process = staying(tmp_path, "print(0, flush=True); time.sleep(600)")
+    source, kernels = staying(tmp_path, "Path(FOLDER, 'there').touch(); time.sleep(600)")
+    source.write_text(source.read_text().replace("FOLDER", repr(str(tmp_path))))
     run = subprocess.Popen(
         [sys.executable, "-c", IN_A_COMMAND, "course", str(source)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    while not (tmp_path / "solutions").exists() and run.poll() is None:
+    for _ in range(3000):  # for five minutes at most
+        if (tmp_path / "there").exists() or run.poll() is not None:
+            break
         time.sleep(0.1)
     run.send_signal(signal.SIGINT)
     said, _ = run.communicate(timeout=120)
     assert run.returncode == 130 and "Traceback" not in said, said
-    assert has_stopped(process())
+    assert all(has_stopped(int(kernel.read_text())) for kernel in kernels)
+
+
+def test_with_fast_the_command_uses_the_same_kernels_again(tmp_path, monkeypatch):
+    sources = [tmp_path / "00_a.py", tmp_path / "01_b.py"]
+    seen = []
+    monkeypatch.setattr("minirlhf.classroom.FAST", True)
+    monkeypatch.setattr("minirlhf.classroom.course.notebook_sources", lambda names: sources)
+    monkeypatch.setattr(
+        "minirlhf.classroom.course.build", lambda source, used: (source, seen.append(used) or 1.0)
+    )
+    said = CliRunner().invoke(cli.app, ["course"]).output
+    assert len(seen[0]) == 2 and seen[0] is seen[1]
+    assert said.splitlines() == ["00_a.py: 1 s", "01_b.py: 1 s"]
 
 
 SAYS = """# %%
