@@ -38,7 +38,7 @@ from minirlhf.classroom import check
 #
 # $c$ and $r$ are the log-ratios of the chosen and the rejected response ($d_c$ and $d_r$ in lesson
 # 14), and $h = c - r$. DPO pulls $h$ up, but less and less. *Imitation* is the loss of supervised
-# fine-tuning (SFT): the cross-entropy on the chosen response. Each loss in one line:
+# fine-tuning (SFT): the cross-entropy on the chosen response.
 #
 # | loss | in one line | formula |
 # |---|---|---|
@@ -306,20 +306,20 @@ show.lines(panels, both, xlabel="log-ratio of both, nats", ylim=(-0.05, 0.15))
 #   the figure).
 # - **NCA** trains a classifier: was this response *chosen*, or picked blindly from the pair? For the
 #   log-ratio $x$ it says *chosen* with probability $\sigma(\beta x)$. A chosen response costs $\ell(c)$,
-#   and that pushes it up. A blind pick costs $\ell(-x)$. It is either one with probability ½, so
-#   $\frac12 \ell(-c)$ and $\frac12 \ell(-r)$ push both down. For the chosen response up and down
-#   balance at $\sigma(\beta c) = \frac23$, so at $c = \log 2 / \beta$ = 6.9 nats: its target. A fallen
-#   pair is brought back.
-# - **KTO** needs no pairs, only thumbs. A response counts as raised if its log-ratio is above $z$, an
-#   estimate of the KL: the mean log-ratio of responses after another prompt of the batch (at least 0). So what
-#   the policy has raised everywhere does not count. Each cost is between 0 and 1, so a wrong thumb does
-#   limited harm. But the pushes fade on both sides: a fallen response is not called back, and there is
-#   no target.
+#   and that pushes it up. A blind pick costs $\ell(-x)$. It is the chosen or the rejected response with
+#   probability ½ each, so $\frac12 \ell(-c)$ and $\frac12 \ell(-r)$ push both down. For the chosen response
+#   up and down balance at $\sigma(\beta c) = \frac23$, so at $c = \log 2 / \beta$ = 6.9 nats: its target. A fallen
+#   one is brought back.
+# - **KTO** needs no pairs, only thumbs. A response counts as raised if its log-ratio is above $z$. For $z$, each
+#   response of the batch is put behind another prompt, and $z$ is the mean of these log-ratios (at least 0). What the
+#   policy raises behind every prompt raises $z$, too, so it does not count. Each cost is between 0 and 1, so a wrong
+#   thumb does limited harm. But the pushes fade on both sides: a fallen response is not called back, and there is no
+#   target.
 # - **TDPO** looks at whole distributions. At each position of the rejected response it takes
 #   $\text{KL}(\pi_{\text{ref}} \,\|\, \pi)$ of the next token. Their sum is $D_r$. A policy that changes
 #   much there has a large $D_r$, which lowers $h$ and so costs loss. $D_c$ is the same sum for the
-#   chosen response, with the opposite sign. It enters without a gradient: otherwise the loss would
-#   *reward* change there.
+#   chosen response, with the opposite sign. It only changes how hard the pair pulls: with a gradient, the
+#   loss would *reward* change there.
 #
 # **CPO** (section 4) leaves out the reference and imitates: $\ell(\log \pi(y_c) - \log \pi(y_r)) -
 # \log \pi(y_c)$.
@@ -353,10 +353,10 @@ ends |= {"CPO": one_pair(core.cpo), "CPO, beta 0.1": one_pair(core.cpo, beta=0.1
 pd.DataFrame(ends, index=["yes", "no", "sure", "h"]).round(3).T
 
 # %% [markdown]
-# *Yes* starts at 0.333. **It falls in every row but the last, and *sure* gains.** IPO stops at its
-# target, $h$ = 0.5. DPOP hardly starts. NCA, KTO and CPO find a balance. DPO goes to the end. In the
-# last row imitation outweighs the comparison: $w$ turns negative, *sure* loses, and *no* gains even
-# more than *yes*.
+# *Yes* starts at 0.333. **It falls in every row but the last, and *sure* gains.** IPO stops at its target, $h$ = 0.5.
+# DPOP hardly starts. NCA, KTO and CPO find a balance: KTO has no target, but here its two pushes cancel. DPO does not
+# stop. In the last row imitation outweighs the comparison: $w$ turns negative, *sure* loses, and *no* gains even more
+# than *yes*.
 #
 # **On film reviews.** Which loss keeps the chosen reviews from falling? A policy that goes less far
 # lowers them less, so we compare with DPO's curve again. *Training pairs*: the mean change of steps
@@ -408,9 +408,8 @@ table.fillna("other batches")
 #   0.1 and by 0.3 with $\beta$ = 1. IPO, NCA and TDPO go about as far as the second.
 # - **NCA holds them better on the training pairs**, by 0.44 [0.20, 0.67]. TDPO's seeds differ too much to
 #   be sure.
-# - **On new films no loss holds them better.** They fall in every run, and with KTO further than with
-#   DPO, by 0.63 [0.02, 1.24]. (With lines straight in the KL the distances change by up to 0.2. Only
-#   these two leave out 0 both ways: "Going further".)
+# - **On new films no loss is shown to hold them better.** They fall in every run, and with KTO further than
+#   with DPO, by 0.63 [0.02, 1.24]. (One of thirteen intervals: it may be luck.)
 # - **DPOP, CPO and ORPO raise the chosen reviews of the training pairs** by 1 to 2 nats, on each seed.
 #   On new films CPO's and ORPO's fall more than DPO's with $\beta$ = 1, on each seed, although these two
 #   went less far.
@@ -438,8 +437,7 @@ experiments.shown(asked, {"right_order": "right order"}).loc[["DPO", *eleven]]
 #   $\beta m_r$ by so much.
 # - **ORPO** is $-m_c$, which is imitation, plus $\beta$ times $-\log \sigma(o_c - o_r)$. Let
 #   $q = e^m$ be the typical probability of a token. Then $o = \log \frac{q}{1 - q}$ are the
-#   *log-odds*. For a small $q$ they are nearly $\log q$; near 1 they grow much faster. SFT and
-#   preferences are learned in one stage.
+#   *log-odds*. For a small $q$ they are nearly $\log q$; near 1 they grow much faster.
 #
 # The other idea is a reference that follows: trust-region DPO (**TR-DPO**). Every 25 steps the
 # reference becomes the policy (*synced*), or moves 60 % of the way (*mixed*).
@@ -563,7 +561,7 @@ show.texts(texts.melt(var_name="variant", value_name="review", ignore_index=Fals
 # | cDPO | labels that are too sure | a brake: $h$ has a turning point | not told apart |
 # | IPO | labels that are too sure | a target, whatever the labels are | not told apart |
 # | hinge | a margin for each pair | no pull beyond the margin; many optima | not told apart |
-# | NCA | chosen responses that fall | a target for the winners, no floor for the losers; on training pairs the chosen ones fall less than with DPO at equal KL, on new films not | not told apart |
+# | NCA | chosen responses that fall | a target for the winners, no floor for the losers; on training pairs the chosen ones fall less than with DPO at equal KL; on new films this is not seen | not told apart |
 # | TDPO | staying near the reference | at equal KL the chosen reviews do not surely fall less than with DPO | not told apart |
 # | KTO | thumbs, where there are no pairs | the pushes fade on both sides; no target | not told apart |
 # | DPOP | chosen responses that fall | raises them on the training pairs; fewer new pairs in order | no comparison: moved too little |
@@ -587,8 +585,8 @@ show.texts(texts.melt(var_name="variant", value_name="review", ignore_index=Fals
 # - The losses differ in *how far* they go. At equal KL, none of seven can be told apart from
 #   DPO here. (They need not be equal.)
 # - $\beta$ means something else in every loss. Never compare two losses at one $\beta$.
-# - If a loss lowers the chosen response less, it may only have gone less far. At equal KL one of six
-#   does so on the training pairs, and none of seven on new films.
+# - If a loss lowers the chosen response less, it may only have gone less far. At equal KL one of six is
+#   shown to do so on the training pairs, and none of seven on new films.
 # - Online DPO is further above DPO's curve than each of the seven losses: 0.51. The reward model's
 #   labels alone bring 0.14.
 # - A higher gold score beside a lower variety is a warning.
@@ -685,7 +683,8 @@ experiments.with_interval(
 # (a) One draw. `kl` (S,) and `gold` (S, F) are of a run with S seeds and F films. `curve_kl` (K, S)
 # and `curve_gold` (K, S, F) are of the K points of the curve, in the order of rising KL. `seeds`
 # (S,) and `films` (F,) are the numbers that were drawn. Return how far the run is above the curve
-# in this draw: one number, of shape (). Your function of exercise 1 may help.
+# in this draw: one number, of shape (). Here, first take the means over the drawn seeds and films, and
+# then one lead. Your function of exercise 1 may help.
 #
 # (b) Draw seeds and films 2,000 times with `torch.randint`. Take the quantiles 0.025 and 0.975 of
 # the results, for IPO, robust DPO and KTO. Are these intervals wider than those of section 1, or
@@ -695,8 +694,8 @@ experiments.with_interval(
 # (c) A colleague draws other seeds for each point of the curve than for the run. Is that better,
 # because the draws are independent? Try it on robust DPO and KTO.
 #
-# *Hint:* `gold[seeds, films]` would pair the two lists. Take the seeds first, then the films. In
-# which order come the means and the logarithm?
+# *Hint:* `gold[seeds, films]` would pair the two lists. Take the seeds first, then the films. The
+# logarithm is taken of the mean KL.
 
 
 # %% tags=["exercise"]
@@ -921,7 +920,8 @@ show.lines(
 # in its logarithm. With lines straight in the KL, NCA has 0.38 [0.16, 0.60] on the training pairs and
 # −0.25 [−0.51, 0.00] on new films, and KTO −0.83 [−1.49, −0.17]. The chosen reviews of cDPO then fall
 # further than DPO's, by 0.15 [0.07, 0.23] and 0.14 [0.04, 0.24]. All distances are lower than in the
-# table.
+# table, by up to 0.2. Only those of NCA on the training pairs and of KTO leave out 0 with both kinds of
+# line.
 #
 # **IPO with means.** The record has a second form of IPO, which divides each log-ratio by its
 # number of tokens, with $\beta$ = 1. It lies on DPO's curve, too: 1.13 at 2.6 nats, 0.04 above it
@@ -961,7 +961,7 @@ show.lines(
 # gains from that.
 #
 # **Luck.** Of twenty such intervals one misses by chance. Only KTO and hinge have more gold than
-# DPO on every seed.
+# DPO on every seed, and both went further.
 #
 # **The rule of section 1.** The tenth is our choice. With the ends of the curve as limits, TDPO,
 # *synced* and, in exercise 1, PPO with the coefficients 1 and 0.1 would have no comparison. No other
