@@ -665,7 +665,7 @@ def luck_of_a_batch(said, records, kl, gold):
     behind = all(max(leads_by_seed(records, run)) < 0 for run in many)
     numbers = [x for lead in (-below).itertuples() for x in (lead.difference, lead.high, lead.low)]
     said("all six runs still lie below PPO's line, by", *numbers, behind)
-    said("and they cost four times", config.batch_size == 4 * usual)
+    said("cost four times", config.batch_size == 4 * usual)
 
 
 STEPS = {

@@ -696,7 +696,7 @@ def moved_by(said, runs, moved, asked):
     )
     kto, most = held(runs, moved, "kto", "new"), max(lowered(runs, moved))
     said("and with KTO further than with DPO, by", *of_seeds(-kto))
-    said("one of thirteen intervals", len(SHOWN) + len([n for n in SHOWN if n != "kto"]) == 13)
+    said("One of thirteen intervals", len(SHOWN) + len([n for n in SHOWN if n != "kto"]) == 13)
     other = [
         x
         for name, where in (("nca", "training"), ("nca", "new"), ("kto", "new"))
